@@ -1,0 +1,78 @@
+# Every target prepares what it needs, from a machine that has make and Python 3.11 or newer.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PYTHON ?= $(firstword $(foreach name,python3.11 python3 python3.12 python3.13 python3.14,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $(name))))
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Root needs no sudo; without a password at hand, sudo is no way either.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),env,sudo -n)
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
+MAY_INSTALL := command -v apt-get >/dev/null && $(AS_ROOT) true 2>/dev/null
+
+SOURCES := daemon tests $(wildcard bench)
+
+# Arguments for the demo: make demo ARGS=--keep
+ARGS ?=
+
+.PHONY: help demo test lint format parts clean
+
+help: ## Show this list.
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(READY) ## Run the main job in a throw-away directory; ARGS=--keep leaves it running.
+	@$(BIN)/dropsign demo $(ARGS)
+
+test: lint parts ## Check the style and run all tests, with coverage.
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses=auto --quiet $(TESTS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+lint: $(READY) ## Check style, format, types and floors.
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check --quiet $(SOURCES)
+	$(BIN)/mypy $(SOURCES)
+	@$(BIN)/lint-imports --no-logo
+
+format: $(READY) ## Put the code into its form.
+	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+# The programs that tests hold dropsign against. Who may not install them has those tests skipped, with the reason.
+parts: $(READY)
+	@missing=(); \
+	for part in nginx strace openssl systemd-analyze:systemd; do \
+		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${part%:*}" >/dev/null || missing+=("$${part#*:}"); \
+	done; \
+	if (( $${#missing[@]} )) && { $(MAY_INSTALL); }; then \
+		echo "installing for the tests: $${missing[*]}"; \
+		$(AS_ROOT) $(APT) update && \
+		$(AS_ROOT) $(APT) install --no-install-recommends "$${missing[@]}" || echo "could not install all of them"; \
+	fi
+
+$(READY): pyproject.toml
+	@[[ -n "$(PYTHON)" ]] || { echo "dropsign needs Python 3.11 or newer; install python3" >&2; exit 1; }
+	@rm -rf $(VENV); echo "preparing $(VENV) with $(PYTHON)"
+	@# Debian keeps the module that makes environments in a package of its own.
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { \
+		rm -rf $(VENV); \
+		{ $(MAY_INSTALL); } || { echo "install python3-venv first" >&2; exit 1; }; \
+		echo "installing python3-venv"; \
+		$(AS_ROOT) $(APT) update && $(AS_ROOT) $(APT) install --no-install-recommends python3-venv; \
+		/usr/bin/python3 -m venv $(VENV); }
+	@# Dependency groups need pip 25.1.
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@$(PIP) install --editable . --group dev
+	@touch $@
+
+clean: ## Remove what make made.
+	rm -rf $(VENV) .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist build
+	find daemon tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,5 @@
+"""dropsign: signs files as they are dropped."""
+
+from importlib.metadata import version
+
+__version__ = version("dropsign")

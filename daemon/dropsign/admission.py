@@ -1,0 +1,70 @@
+"""What is to be done about a path, from how it looks and what the journal knows: pure decisions.
+
+The rules are those of the contract, sections 1 and 2.
+"""
+
+from enum import StrEnum
+
+from dropsign.model import Entry, Fingerprint, Look, State
+
+
+class Verdict(StrEnum):
+    """What to do about a path that has come to rest."""
+
+    NOTHING = "nothing"
+    FORGET = "forget"
+    REFUSE = "refuse"
+    EXAMINE = "examine"
+    """Its content must be read to tell: it may be signed already, by us or by somebody else."""
+    ADMIT = "admit"
+
+
+def judge(look: Look, entry: Entry | None, *, republish_missing: bool) -> Verdict:
+    """Decide about a path at rest.
+
+    Args:
+        look: how it is now.
+        entry: what the journal knows.
+        republish_missing: whether a FILE.sign that is missing is put back.
+    """
+    if look.fingerprint is None:
+        return Verdict.NOTHING if entry is None else Verdict.FORGET
+    if look.refusal is not None:
+        known = entry is not None and entry.state is State.REFUSED and entry.fingerprint == look.fingerprint
+        return Verdict.NOTHING if known else Verdict.REFUSE
+    if entry is None:
+        return Verdict.ADMIT if look.sign_mtime_ns is None else Verdict.EXAMINE
+    if entry.fingerprint == look.fingerprint:
+        missing = entry.state is State.SIGNED and look.sign_mtime_ns is None and republish_missing
+        return Verdict.EXAMINE if missing else Verdict.NOTHING
+    return Verdict.EXAMINE if may_be_signed(entry, look.fingerprint) else Verdict.ADMIT
+
+
+def may_be_signed(entry: Entry, fingerprint: Fingerprint) -> bool:
+    """Tell whether a new version could have the very content that was signed last."""
+    return entry.signature_id is not None and entry.signed_size == fingerprint.size
+
+
+def is_stale(look: Look, entry: Entry | None, *, written: bool) -> bool:
+    """Tell whether the FILE.sign beside a file that is not at rest yet is known not to match.
+
+    A changed size shows it, or that content was written. A mere touch shows nothing: the content decides, once the
+    file rests.
+    """
+    return (
+        entry is not None
+        and entry.state is State.SIGNED
+        and look.fingerprint is not None
+        and look.sign_mtime_ns is not None
+        and entry.fingerprint != look.fingerprint
+        and (written or entry.fingerprint.size != look.fingerprint.size)
+    )
+
+
+def is_adoptable(look: Look) -> bool:
+    """Tell whether a FILE.sign that the journal does not know is not older than its file."""
+    return (
+        look.fingerprint is not None
+        and look.sign_mtime_ns is not None
+        and look.sign_mtime_ns >= look.fingerprint.mtime_ns
+    )

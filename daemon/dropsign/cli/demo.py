@@ -1,0 +1,5 @@
+"""Placeholder."""
+
+
+def demo() -> int:
+    return 1

@@ -1,0 +1,72 @@
+"""Asks a running daemon, over its control socket."""
+
+import http.client
+import json
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from dropsign.errors import UnreachableError
+
+_TIMEOUT_SECONDS: Final = 30.0
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_TIMEOUT_SECONDS)
+        self.sock.connect(str(self._path))
+
+
+class Control:
+    """A client of the API on the unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def status(self) -> dict[str, Any]:
+        """Return the daemon's status.
+
+        Raises:
+            UnreachableError: no daemon answers.
+        """
+        return self._ask("GET", "/api/status")
+
+    def rescan(self) -> None:
+        """Have the daemon scan its outbox now."""
+        self._ask("POST", "/api/rescan")
+
+    def retry(self, paths: Sequence[bytes], *, force: bool) -> None:
+        """Have the daemon take some paths up at once."""
+        self._ask("POST", "/api/retry", {"paths": [os.fsdecode(path) for path in paths], "force": force})
+
+    def lookup(self, paths: Sequence[bytes]) -> list[dict[str, Any]]:
+        """Return what the daemon knows of some paths."""
+        answer = self._ask("POST", "/api/lookup", {"paths": [os.fsdecode(path) for path in paths]})
+        files: list[dict[str, Any]] = answer["files"]
+        return files
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        connection = _Connection(self._path)
+        try:
+            connection.request(method, path, None if body is None else json.dumps(body))
+            response = connection.getresponse()
+            answer: dict[str, Any] = json.loads(response.read())
+        except PermissionError:
+            msg = f"{self._path}: this user may not ask the daemon; join its group"
+            raise UnreachableError(msg) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            msg = f"{self._path}: no daemon answers there: {error}"
+            raise UnreachableError(msg) from None
+        finally:
+            connection.close()
+        if response.status >= http.client.BAD_REQUEST:
+            msg = f"{self._path}: the daemon refuses: {answer.get('error')}"
+            raise UnreachableError(msg)
+        return answer

@@ -1,0 +1,216 @@
+"""Keys, certificates and secrets: from files to a TLS context and an application, checked before use.
+
+A key that is not set is taken from systemd's credentials directory under its fixed name (contract, section 5).
+"""
+
+import os
+import ssl
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from dropsign.config import Configuration, Tls
+from dropsign.errors import CredentialsError
+from dropsign.esauth import Application
+
+_MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What proves who we are, and whom we trust.
+
+    Attributes:
+        context: for the session of mutual TLS.
+        application: who asks.
+        certificates: when each certificate ends: `client` and `authority`.
+        files: everything that was read, and is worth watching for changes.
+        stamp: tells one state of the files from another.
+    """
+
+    context: ssl.SSLContext
+    application: Application
+    certificates: Mapping[str, datetime]
+    files: tuple[Path, ...]
+    stamp: tuple[tuple[int, int, int], ...]
+
+    def changed_on_disk(self) -> bool:
+        """Tell whether a file is not what was read."""
+        try:
+            return _stamp(self.files) != self.stamp
+        except OSError:  # in the middle of being replaced
+            return False
+
+
+def _stamp(files: tuple[Path, ...]) -> tuple[tuple[int, int, int], ...]:
+    return tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in (file.stat() for file in files))
+
+
+class _Finder:
+    """Finds the file for each key, and remembers everything that is wrong."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        directory = environment.get("CREDENTIALS_DIRECTORY")
+        self._directory = Path(directory) if directory else None
+        self.mistakes: list[str] = []
+        self.files: list[Path] = []
+
+    def find(self, key: str, given: Path | None, credential: str, what: str) -> Path | None:
+        path = given
+        if path is None and self._directory is not None and (self._directory / credential).exists():
+            path = self._directory / credential
+        if path is None:
+            self.mistakes.append(f"{key}: must be set to the file with {what} (or give systemd credential {credential})")
+            return None
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            self.mistakes.append(f"{key}: {path} cannot be read: {error.strerror}")
+            return None
+        self.files.append(path)
+        return path
+
+    def secret(self, key: str, given: Path | None, credential: str, what: str) -> Path | None:
+        """Find a file that only this user, or this user's own group, may read."""
+        path = self.find(key, given, credential, what)
+        if path is not None and (mistake := too_open(path)) is not None:
+            self.mistakes.append(f"{key}: {mistake}")
+        return path
+
+    def text(self, key: str, path: Path | None) -> str:
+        if path is None:
+            return ""
+        try:
+            text = path.read_text("utf-8").rstrip("\r\n")
+        except (OSError, UnicodeDecodeError):
+            self.mistakes.append(f"{key}: {path} is not text")
+            return ""
+        if not text:
+            self.mistakes.append(f"{key}: {path} is empty")
+        return text
+
+
+def too_open(path: Path) -> str | None:
+    """Say what is wrong with a secret file's permissions, if anything is."""
+    status = path.stat()
+    if status.st_mode & stat.S_IROTH:
+        return f"{path} can be read by everyone; chmod 600 {path}"
+    if status.st_mode & stat.S_IRGRP and status.st_gid not in {os.getegid(), *os.getgroups()}:
+        return f"{path} can be read by a group that is not this user's; chmod 600 {path}"
+    return None
+
+
+def load(configuration: Configuration, environment: Mapping[str, str]) -> Credentials:
+    """Read and check all credentials.
+
+    Args:
+        configuration: names the files.
+        environment: for `$CREDENTIALS_DIRECTORY`.
+
+    Raises:
+        CredentialsError: with every mistake found.
+    """
+    finder = _Finder(environment)
+    try:
+        return _load(configuration, finder)
+    except OSError as error:  # a file vanished while it was read
+        msg = f"{error.filename}: cannot be read: {error.strerror}"
+        raise CredentialsError(msg) from None
+
+
+def _load(configuration: Configuration, finder: _Finder) -> Credentials:
+    tls = configuration.tls
+    certificate = finder.find("tls.certificate", tls.certificate, "client_certificate", "the client certificate")
+    private_key = finder.secret("tls.private_key", tls.private_key, "client_key", "its private key")
+    authority = finder.find("tls.authority", tls.authority, "authority", "the service's certificate authority")
+    application = _application(configuration, finder)
+    ends: dict[str, datetime] = {}
+    if authority is not None:
+        ends["authority"] = _check_dates("tls.authority", authority, finder.mistakes)
+    if certificate is not None:
+        ends["client"] = _check_dates("tls.certificate", certificate, finder.mistakes)
+    context = None
+    if certificate is not None and private_key is not None and authority is not None:
+        context = _context(tls, certificate, private_key, authority, finder)
+    if finder.mistakes or context is None:
+        raise CredentialsError(*finder.mistakes)
+    return Credentials(context, application, ends, tuple(finder.files), _stamp(tuple(finder.files)))
+
+
+def _application(configuration: Configuration, finder: _Finder) -> Application:
+    service = configuration.service
+    key = service.app_key or finder.text(
+        "service.app_key_file",
+        finder.find("service.app_key", service.app_key_file, "app_key", "the application key"),
+    )
+    if not (key.isascii() and key.isprintable()) and key:
+        finder.mistakes.append("service.app_key: must be printable ASCII, as it goes into an HTTP header")
+    if service.app_secret is not None:
+        return Application(key, service.app_secret.get_secret_value())
+    name = "service.app_secret_file"
+    secret = finder.secret(name, service.app_secret_file, "app_secret", "the application secret")
+    return Application(key, finder.text(name, secret))
+
+
+def _check_dates(key: str, path: Path, mistakes: list[str]) -> datetime:
+    """Return when the first certificate of a file ends."""
+    try:
+        certificate = x509.load_pem_x509_certificates(path.read_bytes())[0]
+    except (ValueError, OSError):
+        mistakes.append(f"{key}: {path} holds no PEM certificate")
+        return datetime.max.replace(tzinfo=UTC)
+    now, ends = datetime.now(UTC), certificate.not_valid_after_utc
+    if ends <= now:
+        mistakes.append(f"{key}: {path} expired on {ends:%Y-%m-%d}; ask the authority for a new one (dropsign keygen)")
+    elif certificate.not_valid_before_utc > now:
+        starts = certificate.not_valid_before_utc
+        mistakes.append(f"{key}: {path} is not valid before {starts:%Y-%m-%d %H:%M} UTC; check this machine's clock")
+    return ends
+
+
+def _context(
+    tls: Tls, certificate: Path, private_key: Path, authority: Path, finder: _Finder
+) -> ssl.SSLContext | None:
+    """Make a context that trusts one authority only, checks the host name, and shows our certificate."""
+    password = None
+    if tls.private_key_password_file is not None:
+        name = "tls.private_key_password_file"
+        password = finder.text(name, finder.secret(name, tls.private_key_password_file, "", "the key's password"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = _MINIMUM[tls.minimum_version]
+    mistakes = finder.mistakes
+    try:
+        context.load_verify_locations(cafile=authority)
+        if tls.crl is not None:
+            context.load_verify_locations(cafile=tls.crl)
+            context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
+    except (ssl.SSLError, OSError) as error:
+        mistakes.append(f"tls.authority: {authority} (or tls.crl) cannot be used: {error.strerror or error}")
+        return None
+    try:
+        # An empty password instead of none, so that OpenSSL never asks at a terminal.
+        context.load_cert_chain(certificate, private_key, password if password is not None else "")
+    except (ssl.SSLError, OSError) as error:
+        mistakes.append(_explain_pair(error, certificate, private_key, encrypted=password is not None))
+        return None
+    return context
+
+
+def _explain_pair(error: OSError, certificate: Path, private_key: Path, *, encrypted: bool) -> str:
+    reason = getattr(error, "reason", None) or ""
+    if "MISMATCH" in reason:
+        return f"tls.private_key: {private_key} does not belong to the certificate {certificate}; check which key its request was made with"
+    try:
+        protected = b"ENCRYPTED" in private_key.read_bytes()
+    except OSError:
+        protected = False
+    if protected and encrypted:
+        return f"tls.private_key_password_file: its password does not open {private_key}"
+    if protected:
+        return f"tls.private_key: {private_key} is encrypted; set tls.private_key_password_file"
+    return f"tls.private_key: {private_key} is no usable PEM private key for {certificate}: {reason or error}"

@@ -1,0 +1,89 @@
+"""Every error that crosses a module's edge. An error's message is written for its reader: what, where, remedy."""
+
+from enum import StrEnum
+
+
+class ExitCode:
+    """Exit codes of the command line (contract, section 4)."""
+
+    DONE = 0
+    SOME_FAILED = 1
+    USAGE = 2
+    UNREACHABLE = 3
+    INTERRUPTED = 130
+
+
+class DropsignError(Exception):
+    """Base of all errors that a user may see, as one line and an exit code."""
+
+    exit_code: int = ExitCode.USAGE
+
+
+class ConfigurationError(DropsignError):
+    """The configuration cannot be used; holds every mistake found, one line each."""
+
+    def __init__(self, *mistakes: str) -> None:
+        self.mistakes = mistakes
+        super().__init__("\n".join(mistakes))
+
+
+class CredentialsError(ConfigurationError):
+    """A key, certificate or secret is missing, unreadable, too open, expired or does not fit."""
+
+
+class OutboxError(DropsignError):
+    """The outbox (or the state directory) cannot be used."""
+
+
+class OutboxLockedError(OutboxError):
+    """Another dropsign process holds the outbox."""
+
+
+class JournalError(DropsignError):
+    """The journal cannot be opened or written."""
+
+
+class UnreachableError(DropsignError):
+    """The service or the daemon could not be reached, or a wait ran out."""
+
+    exit_code = ExitCode.UNREACHABLE
+
+
+class Fault(StrEnum):
+    """Whose fault a failed signing was; the network's edge alone decides (contract, section 3)."""
+
+    SERVICE = "service"
+    CREDENTIALS = "credentials"
+    ANSWER = "answer"
+    """A 200 without a usable signature: charged to the file, tried again."""
+    FILE = "file"
+    """A definite refusal of this file: failed at once."""
+
+
+class SigningError(DropsignError):
+    """One attempt to sign did not give a signature.
+
+    Attributes:
+        fault: whose fault it was, which decides what happens next.
+        reason: a short name for it: `unreachable`, `tls`, `credentials`, `clock_skew`, `overloaded`,
+            `rejecting` (a status), or for answers `no_signature`, `bad_signature`.
+        status: the HTTP status, if an answer came.
+        retry_after: seconds that the service asked to wait, if it did.
+    """
+
+    exit_code = ExitCode.UNREACHABLE
+
+    def __init__(
+        self,
+        fault: Fault,
+        reason: str,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.fault = fault
+        self.reason = reason
+        self.status = status
+        self.retry_after = retry_after

@@ -1,0 +1,155 @@
+"""The outage gate around the pool: who may ask the service now, and who waits.
+
+Closed by a fault that is no file's, it lets one probe through at a time (see outage.py for when). Faults of this
+machine, such as a full disk, hold it shut until who found them says that they are over.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from dropsign.errors import Fault, SigningError
+from dropsign.outage import OutagePolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Why the gate is closed, and since when (seconds since the epoch)."""
+
+    reason: str
+    detail: str
+    since: float
+
+
+class Gate:
+    """Lets requests pass while the service answers."""
+
+    def __init__(
+        self,
+        policy: OutagePolicy,
+        *,
+        on_closed: Callable[[Closed], None],
+        on_opened: Callable[[Closed, float], None],
+        before_probe: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Begin open.
+
+        Args:
+            policy: decides.
+            on_closed: told when the gate closes.
+            on_opened: told when it opens, with what it was closed for and the seconds that took.
+            before_probe: awaited before each probe; re-reads the credentials.
+        """
+        self._policy = policy
+        self._on_closed = on_closed
+        self._on_opened = on_opened
+        self._before_probe = before_probe
+        self._turn = asyncio.Lock()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._held: dict[str, Closed] = {}
+        self._outage: Closed | None = None
+
+    @property
+    def closed(self) -> Closed | None:
+        """Why the gate is closed; None while it is open."""
+        return next(iter(self._held.values()), self._outage)
+
+    @property
+    def next_probe_seconds(self) -> float | None:
+        """Seconds until the next probe may go; None while the gate is open."""
+        return None if self._outage is None else max(0.0, self._policy.next_probe - time.monotonic())
+
+    @asynccontextmanager
+    async def passage(self) -> AsyncIterator[None]:
+        """Wait until a request may be made; while the gate is closed, only one may at a time."""
+        probing = await self._enter()
+        try:
+            yield
+        finally:
+            if probing:
+                self._turn.release()
+
+    async def _enter(self) -> bool:
+        while not self._open.is_set():
+            await self._turn.acquire()
+            try:
+                if await self._wait_for_probe():
+                    await self._before_probe()
+                    return True
+            except BaseException:
+                self._turn.release()
+                raise
+            self._turn.release()
+        return False
+
+    async def _wait_for_probe(self) -> bool:
+        """Wait until the gate opens, or until a probe may go."""
+        while not self._open.is_set():
+            wait = None if self._held else self._policy.next_probe - time.monotonic()
+            if wait is not None and wait <= 0:
+                return True
+            try:
+                # Woken now and then: what holds the gate shut may be over while the service's outage is not.
+                async with asyncio.timeout(1.0 if wait is None else min(wait, 1.0)):
+                    await self._open.wait()
+            except TimeoutError:
+                continue
+        return False
+
+    def fault(self, error: SigningError) -> None:
+        """Take in a fault that is the service's or the credentials'."""
+        if self._policy.fault(error.reason, str(error), time.monotonic(), error.retry_after):
+            self._close_for_outage(error.reason, str(error))
+        elif self._outage is not None:
+            self._outage = Closed(error.reason, str(error), self._outage.since)
+
+    def answered(self) -> None:
+        """Take in an answer that shows that the service works."""
+        if self._policy.success() is not None:
+            ended, self._outage = self._outage, None
+            self._reopen(ended)
+
+    def refused(self, path: bytes, error: SigningError) -> bool:
+        """Take in the refusal of one file; return whether it is none, as many files got the same.
+
+        A refusal while the gate is closed for refusals is one of them; else it shows that the service works.
+        """
+        if self._outage is not None and self._outage.reason == "rejecting":
+            self.fault(SigningError(Fault.SERVICE, "rejecting", str(error), status=error.status))
+            return True
+        if self._policy.refusal(path, error.status or 0):
+            self.fault(SigningError(Fault.SERVICE, "rejecting", f"many files in a row: {error}", status=error.status))
+            return True
+        if self._outage is not None:
+            self.answered()
+        return False
+
+    def blamed(self) -> list[bytes]:
+        """Return the files that were refused before `refused` told that the fault is not theirs."""
+        return self._policy.blamed()
+
+    def hold(self, reason: str, detail: str) -> None:
+        """Keep the gate shut for a fault of this machine, until `release`."""
+        was_open = self._open.is_set()
+        self._held[reason] = Closed(reason, detail, time.time())
+        self._open.clear()
+        if was_open:
+            self._on_closed(self._held[reason])
+
+    def release(self, reason: str) -> None:
+        """Say that a fault of this machine is over."""
+        if (ended := self._held.pop(reason, None)) is not None:
+            self._reopen(ended)
+
+    def _close_for_outage(self, reason: str, detail: str) -> None:
+        self._outage = Closed(reason, detail, time.time())
+        self._open.clear()
+        self._on_closed(self._outage)
+
+    def _reopen(self, ended: Closed | None) -> None:
+        if ended is not None and not self._held and self._outage is None:
+            self._open.set()
+            self._on_opened(ended, time.time() - ended.since)

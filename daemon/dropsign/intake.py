@@ -1,0 +1,344 @@
+"""The way in: notice or scan -> settled drop -> journal -> queue.
+
+Notices of the watcher and findings of scans end in the same place, so that events lost cost delay, never a file.
+A path has one owner at a time: it is restless here, examined here, or held by the queue. A notice for a path that
+is owned elsewhere is kept until its owner lets go.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final
+
+from dropsign.admission import Verdict, is_adoptable, is_stale, judge
+from dropsign.filters import Filters
+from dropsign.model import Drop, Entry, Look, Notice, Signature, State
+from dropsign.outbox import MovedOnError, Publication
+from dropsign.parts import Parts
+from dropsign.scan import Finding
+from dropsign.settle import Settling, is_young
+
+GROUP: Final = 256
+"""Paths looked at in one go."""
+
+RESTLESS_MOST: Final = 4096
+"""Restless paths from which on a scan is slowed down."""
+
+FORGETFUL: Final = 100_000
+"""Restless paths from which on notices are dropped and left to a scan."""
+
+EXAMINED_AT_ONCE: Final = 2
+
+_SOON_SECONDS: Final = 0.1
+"""A path due within this time needs no look before."""
+
+
+class Intake:
+    """Settles what is noticed, decides about it, and queues what is to be signed."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        filters: Filters,
+        settling: Settling,
+        *,
+        republish_missing: bool,
+        on_forgetful: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Prepare the intake.
+
+        Args:
+            parts: what it works with.
+            filters: which names count; may be replaced while it runs.
+            settling: what is restless.
+            republish_missing: put back a FILE.sign that is missing.
+            on_forgetful: told when notices were dropped, so that a scan must look.
+        """
+        self._parts = parts
+        self.filters = filters
+        self.settling = settling
+        self._republish_missing = republish_missing
+        self._on_forgetful = on_forgetful
+        self._fresh: list[bytes] = []
+        self._examined: dict[bytes, asyncio.Task[None]] = {}
+        self._examining = asyncio.Semaphore(EXAMINED_AT_ONCE)
+        self._missed: dict[bytes, Notice] = {}
+        self._wake = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="look")
+        self._retries: set[asyncio.Task[None]] = set()
+
+    # What others tell
+
+    def notice(self, path: bytes, notice: Notice) -> None:
+        """Take in that something may have happened at a path."""
+        if not self.filters.accepts(path):
+            return
+        if self._is_owned(path):
+            self._missed[path] = notice
+            return
+        if len(self.settling) >= FORGETFUL:
+            self._on_forgetful()
+            return
+        new = self.settling.touch(path, notice, time.monotonic())
+        if new or notice is Notice.MODIFIED:
+            self._fresh.append(path)
+        self._wake.set()
+
+    async def found(self, findings: Sequence[Finding]) -> None:
+        """Take in what a scan found; waits while there is much to settle already."""
+        while len(self.settling) >= RESTLESS_MOST:
+            await asyncio.sleep(0.05)
+        forgotten = []
+        now = time.monotonic()
+        for path, fingerprint in findings:
+            if not self.filters.accepts(path):
+                forgotten.append(path)
+            elif path not in self.settling:
+                self.notice(path, Notice.FOUND)
+                if fingerprint is not None:
+                    self.settling.observe(path, fingerprint, now)
+        if forgotten:
+            self._parts.journal.forget(forgotten)
+
+    def released(self, path: bytes, *, moved_on: bool) -> None:
+        """Take a path back that the pool is done with."""
+        missed = self._missed.pop(path, None)
+        if missed is not None or moved_on:
+            self.notice(path, missed or Notice.FOUND)
+
+    def retry(self, paths: Sequence[bytes]) -> None:
+        """Queue failed and deferred drops again, whatever their files look like."""
+        task = asyncio.create_task(self._retry(paths))
+        self._retries.add(task)
+        task.add_done_callback(self._retries.discard)
+
+    async def _retry(self, paths: Sequence[bytes]) -> None:
+        known = await self._parts.journal.lookup(paths)
+        for path, entry in known.items():
+            if entry.state in {State.FAILED, State.DEFERRED}:
+                if self._is_owned(path):
+                    self._missed[path] = Notice.ASKED
+                else:
+                    self.requeue(entry)
+
+    def requeue(self, entry: Entry, attempts: int = 0) -> None:
+        """Queue one failed or deferred drop again, at the end."""
+        if self._is_owned(entry.path):
+            return
+        drop = Drop(entry.path, entry.fingerprint, attempts, time.time(), self._parts.journal.next_ticket())
+        self._parts.journal.queue(drop)
+        self._parts.queue.put(drop)
+
+    async def take_in(self, paths: Sequence[bytes], *, force: bool = False) -> None:
+        """Decide about paths at once that nobody writes to; those that somebody writes to are settled first.
+
+        Args:
+            paths: relative to the outbox, accepted by the filters.
+            force: sign them again, whatever is known.
+        """
+        looks, known = await self._survey(paths, closely=True)
+        for look in looks:
+            entry = known.get(look.path)
+            young = look.fingerprint is not None and is_young(look.fingerprint, time.time())
+            if self._is_owned(look.path):
+                self._missed[look.path] = Notice.ASKED
+            elif look.writer or young:
+                self.notice(look.path, Notice.FOUND)
+            elif look.fingerprint is not None and look.refusal is None and (force or _is_given_up(entry)):
+                await self._admit(look, entry, found=False)
+            else:
+                await self._decide(look, entry, found=False)
+
+    # The loop
+
+    async def run(self) -> None:
+        """Look at what is new and what is due, for ever."""
+        while True:
+            await self._wait()
+            fresh, self._fresh = self._fresh[:GROUP], self._fresh[GROUP:]
+            try:
+                if fresh:
+                    await self._look_early(fresh)
+                if due := self.settling.due(time.monotonic(), GROUP):
+                    await self._look_closely(due)
+            except OSError as error:
+                self._parts.observer.defect(error)
+                await asyncio.sleep(1.0)
+
+    async def close(self) -> None:
+        """End what is being examined, and the threads."""
+        tasks = [*self._examined.values(), *self._retries]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._thread.shutdown()
+
+    def tell_unsettled(self) -> None:
+        """Report files that never rest, each once."""
+        for path, seconds in self.settling.never_resting(time.monotonic()):
+            self._parts.observer.unsettled(path, seconds)
+
+    async def _wait(self) -> None:
+        """Wait until there is something to look at."""
+        while not self._fresh:
+            due = self.settling.next_due()
+            timeout = None if due is None else due - time.monotonic()
+            if timeout is not None and timeout <= 0:
+                return
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+
+    async def _look_early(self, paths: Sequence[bytes]) -> None:
+        """Look at paths that are not at rest, for a signature that is stale already."""
+        soon = time.monotonic() + _SOON_SECONDS
+        waiting = {path for path in paths if (known := self.settling.get(path)) is not None and known.due > soon}
+        if not waiting:
+            return
+        looks, known = await self._survey(list(waiting), closely=False)
+        for look in looks:
+            restless = self.settling.get(look.path)
+            if restless is None or look.fingerprint is None:
+                continue
+            self.settling.observe(look.path, look.fingerprint, time.monotonic())
+            if is_stale(look, known.get(look.path), written=restless.notice is Notice.MODIFIED):
+                self._parts.observer.changed(look.path)
+                await self._withdraw(look.path)
+
+    async def _look_closely(self, paths: Sequence[bytes]) -> None:
+        """Look at paths whose quiet time has passed, and decide about those that rest."""
+        looks, known = await self._survey(paths, closely=True)
+        now, wall = time.monotonic(), time.time()
+        missing = set(paths) - {look.path for look in looks}
+        for path in missing:  # could not be looked at: a directory without permission, an I/O error
+            self.settling.drop(path)
+        for look in looks:
+            restless = self.settling.get(look.path)
+            if restless is None or restless.due > now:  # a notice came since
+                continue
+            if look.fingerprint is None or look.refusal is not None:
+                self.settling.drop(look.path)
+            elif not self.settling.rests(look.path, look.fingerprint, writer=look.writer, now=now, wall=wall):
+                continue
+            try:
+                await self._decide(look, known.get(look.path), found=restless.found)
+            except OSError as error:
+                self._parts.observer.defect(error)
+
+    async def _survey(self, paths: Sequence[bytes], *, closely: bool) -> tuple[list[Look], dict[bytes, Entry]]:
+        look = partial(self._parts.outbox.look, paths, closely=closely)
+        looks = await asyncio.get_running_loop().run_in_executor(self._thread, look)
+        return [look for look in looks if isinstance(look, Look)], await self._parts.journal.lookup(paths)
+
+    # Decisions carried out
+
+    def _is_owned(self, path: bytes) -> bool:
+        return self._parts.queue.holds(path) or path in self._examined
+
+    async def _decide(self, look: Look, entry: Entry | None, *, found: bool) -> None:
+        path = look.path
+        if self._is_owned(path):
+            self._missed[path] = Notice.FOUND
+            return
+        match judge(look, entry, republish_missing=self._republish_missing):
+            case Verdict.NOTHING:
+                self._parts.observer.unchanged(path)
+            case Verdict.FORGET:
+                self._parts.journal.forget([path])
+                self._parts.observer.gone(path)
+            case Verdict.REFUSE:
+                if entry is not None and entry.state is State.SIGNED:
+                    await self._withdraw(path)
+                assert look.fingerprint is not None, "what is refused is there"
+                self._parts.journal.refuse(path, look.fingerprint, look.refusal or "")
+                self._parts.observer.refused(path, look.refusal or "")
+            case Verdict.EXAMINE:
+                task = asyncio.create_task(self._examine(look, entry, found=found))
+                self._examined[path] = task
+                task.add_done_callback(lambda _: self._examination_over(path))
+            case Verdict.ADMIT:
+                await self._admit(look, entry, found=found)
+
+    async def _admit(self, look: Look, entry: Entry | None, *, found: bool) -> None:
+        """Queue a new version, without the signature of an older one beside it."""
+        if look.sign_mtime_ns is not None:
+            if entry is not None and entry.state is State.SIGNED:
+                self._parts.observer.changed(look.path)
+            await self._withdraw(look.path)
+        if entry is not None and entry.state is State.FAILED:
+            self._parts.outbox.remove_error(look.path)
+        assert look.fingerprint is not None, "what is admitted is there"
+        drop = Drop(look.path, look.fingerprint, 0, time.time(), self._parts.journal.next_ticket())
+        self._parts.journal.queue(drop)
+        self._parts.queue.put(drop)
+        self._parts.observer.queued(drop, found=found)
+
+    async def _withdraw(self, path: bytes) -> None:
+        withdraw = self._parts.outbox.withdraw
+        if await asyncio.get_running_loop().run_in_executor(self._thread, withdraw, path):
+            self._parts.observer.withdrawn(path)
+
+    def _examination_over(self, path: bytes) -> None:
+        task = self._examined.pop(path)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._parts.observer.defect(error)
+        self.released(path, moved_on=isinstance(error, MovedOnError))
+
+    async def _examine(self, look: Look, entry: Entry | None, *, found: bool) -> None:
+        """Read a file's content to tell whether its FILE.sign, or the journal's, is the one of this version."""
+        async with self._examining:
+            try:
+                done = await (self._adopt(look) if entry is None else self._keep(look, entry))
+            except MovedOnError:
+                self._missed.setdefault(look.path, Notice.FOUND)
+                return
+            except OSError:  # it cannot be read: the pool will say so
+                done = False
+            if not done:
+                await self._admit(look, entry, found=found)
+
+    async def _adopt(self, look: Look) -> bool:
+        """Keep a FILE.sign that somebody else made, if it may be the file's."""
+        parts, fingerprint = self._parts, look.fingerprint
+        if not is_adoptable(look) or fingerprint is None:
+            return False
+        text = await asyncio.to_thread(parts.outbox.read_sign, look.path)
+        if text is None:
+            return False
+        sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
+        signature = Signature(text, sha256, fingerprint.size)
+        if not await parts.proves(look.path, fingerprint, signature):
+            return False
+        drop = Drop(look.path, fingerprint)
+        parts.journal.sign(drop, signature)
+        parts.observer.adopted(look.path, signature)
+        return True
+
+    async def _keep(self, look: Look, entry: Entry) -> bool:
+        """Leave a version signed whose content is what was signed last; put its FILE.sign back if it is missing."""
+        parts, fingerprint = self._parts, look.fingerprint
+        if entry.signature_id is None or fingerprint is None:
+            return False
+        is_version_signed = entry.fingerprint == fingerprint and entry.state is State.SIGNED
+        if not is_version_signed:
+            sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
+            if sha256 != entry.sha256:
+                return False
+        signature = await parts.journal.signature(entry.signature_id)
+        if signature is None:
+            return False
+        if await asyncio.to_thread(parts.outbox.read_sign, look.path) != signature.text:
+            await parts.publish(Publication(look.path, fingerprint, signature.text))
+            parts.observer.republished(look.path)
+        parts.journal.keep(look.path, fingerprint, entry.signature_id)
+        return True
+
+
+def _is_given_up(entry: Entry | None) -> bool:
+    return entry is not None and entry.state in {State.FAILED, State.DEFERRED}

@@ -1,0 +1,103 @@
+"""Builds the chain from the intake to the pool, for the daemon and for the one-shot mode alike."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from random import Random
+
+from dropsign.config import Configuration
+from dropsign.filters import Filters
+from dropsign.gate import Closed, Gate
+from dropsign.grouping import Grouping
+from dropsign.intake import Intake
+from dropsign.journal import Journal
+from dropsign.localqueue import LocalQueue
+from dropsign.model import Drop
+from dropsign.outage import OutagePolicy
+from dropsign.outbox import Outbox
+from dropsign.parts import Observer, Parts
+from dropsign.rescan import Finished, Rescan
+from dropsign.settle import Settling
+from dropsign.signer import Signer
+from dropsign.verifier import Verifier
+from dropsign.worker import Pool
+
+PUBLISHED_AT_ONCE = 128
+"""Signatures written in one group; see outbox.Outbox.publish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What is opened before the chain can be built."""
+
+    outbox: Outbox
+    journal: Journal
+    signer: Signer
+    verifier: Verifier | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Whom the chain tells what."""
+
+    observer: Observer
+    gate_closed: Callable[[Closed], None]
+    gate_opened: Callable[[Closed, float], None]
+    before_probe: Callable[[], Awaitable[None]]
+    scan_finished: Callable[[Finished], None]
+
+
+class Pipeline:
+    """Intake, queue, gate and pool, wired."""
+
+    def __init__(self, configuration: Configuration, doors: Doors, listeners: Listeners) -> None:
+        outbox = configuration.outbox
+        self.policy = OutagePolicy(Random())  # noqa: S311 - jitter is no secret
+        self.gate = Gate(
+            self.policy,
+            on_closed=listeners.gate_closed,
+            on_opened=listeners.gate_opened,
+            before_probe=listeners.before_probe,
+        )
+        self.queue = LocalQueue(doors.journal, doors.journal.last_ticket)
+        self.parts = Parts(
+            outbox=doors.outbox,
+            journal=doors.journal,
+            queue=self.queue,
+            signer=doors.signer,
+            gate=self.gate,
+            publish=Grouping(doors.outbox.publish, name="publish", limit=PUBLISHED_AT_ONCE),
+            verifier=doors.verifier,
+            observer=listeners.observer,
+        )
+        self.intake = Intake(
+            self.parts,
+            Filters(outbox.include, outbox.exclude),
+            Settling(outbox.settle_seconds, outbox.settle_after_close_seconds, outbox.unsettled_warning_seconds),
+            republish_missing=outbox.republish_missing,
+            on_forgetful=lambda: self.rescan.request(),
+        )
+        self.pool = Pool(configuration.service, self.parts, self.intake, error_files=outbox.error_files)
+        self.rescan = Rescan(self.parts, self.intake, outbox, listeners.scan_finished)
+
+    async def requeue_rested(self) -> float | None:
+        """Queue deferred drops whose time has come; return the seconds until the next one's."""
+        now = time.time()
+        for entry in await self.parts.journal.rested(now, 256):
+            self.intake.requeue(entry, entry.attempts)
+        following = await self.parts.journal.next_rested()
+        return None if following is None else max(0.0, following - now)
+
+    def queue_one(self, drop: Drop) -> None:
+        """Queue a drop that is known to be at rest."""
+        drop.ticket = self.parts.journal.next_ticket()
+        self.parts.journal.queue(drop)
+        self.queue.put(drop)
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Stop in order: noticing, taking, waiting with grace, recording."""
+        await self.rescan.close()
+        await self.pool.stop(grace_seconds)
+        await self.intake.close()
+        await self.parts.publish.close()
+        await self.parts.journal.flush()

@@ -1,0 +1,168 @@
+"""What becomes of files, told to the log and to the metrics (contract, sections 6 and 7)."""
+
+import time
+from collections import deque
+from typing import Final
+
+from dropsign.gate import Closed
+from dropsign.log import Log, path_text
+from dropsign.metrics import Metrics
+from dropsign.model import Drop, Signature
+
+MINUTES: Final = 15
+"""How far back the rate of signatures is kept."""
+
+
+class Rate:
+    """Signatures a minute, for the last minutes."""
+
+    def __init__(self) -> None:
+        self._minutes: deque[tuple[int, int]] = deque(maxlen=MINUTES)
+
+    def count(self, now: float) -> None:
+        """Count one at a time in monotonic seconds."""
+        minute = int(now // 60)
+        if self._minutes and self._minutes[-1][0] == minute:
+            self._minutes[-1] = (minute, self._minutes[-1][1] + 1)
+        else:
+            self._minutes.append((minute, 1))
+
+    def per_second(self, now: float) -> float:
+        """Return the mean rate since the start of the last full minute."""
+        minute = int(now // 60)
+        recent = sum(number for at, number in self._minutes if at >= minute - 1)
+        return recent / (60 + now % 60)
+
+
+class Report:
+    """Implements parts.Observer."""
+
+    def __init__(self, log: Log, metrics: Metrics) -> None:
+        self._log = log
+        self.metrics = metrics
+        self.rate = Rate()
+        self._unreadable: set[tuple[bytes, str]] = set()
+        files = metrics.files
+        self._signed = files.labels(outcome="signed")
+        self._requests = {result: metrics.requests.labels(result=result) for result in ("signed",)}
+
+    def queued(self, drop: Drop, *, found: bool) -> None:
+        """See parts.Observer."""
+        if found:
+            self.metrics.scan_found.inc()
+        self._log.debug("file.queued", path=path_text(drop.path), size=drop.fingerprint.size)
+
+    def signed(self, drop: Drop, signature: Signature, request_seconds: float) -> None:
+        """See parts.Observer."""
+        self._signed.inc()
+        self.metrics.bytes.inc(signature.size)
+        self.metrics.drop_to_sign.observe(max(0.0, time.time() - drop.settled_at))
+        self.rate.count(time.monotonic())
+        self._forgive(drop.path)
+        self._log.info(
+            "file.signed",
+            path=path_text(drop.path),
+            attempt=drop.attempts + 1,
+            duration_ms=round(request_seconds * 1000, 3),
+            size=signature.size,
+            sha256=signature.sha256.hex(),
+        )
+
+    def adopted(self, path: bytes, signature: Signature) -> None:
+        """See parts.Observer."""
+        self._count("adopted")
+        self._log.info(
+            "file.adopted", path=path_text(path), size=signature.size, sha256=signature.sha256.hex()
+        )
+
+    def republished(self, path: bytes) -> None:
+        """See parts.Observer."""
+        self._count("republished")
+        self._log.info("file.republished", path=path_text(path))
+
+    def deferred(self, drop: Drop, reason: str, error: str, seconds: float) -> None:
+        """See parts.Observer; that a file cannot be read is said once."""
+        self._count("deferred")
+        known = (drop.path, reason)
+        if known in self._unreadable:
+            return
+        if not drop.attempts:
+            self._unreadable.add(known)
+        self._log.warning(
+            "file.deferred",
+            path=path_text(drop.path),
+            attempt=drop.attempts,
+            reason=reason,
+            error=error,
+            next_try_seconds=round(seconds, 3),
+        )
+
+    def failed(self, drop: Drop, reason: str, error: str) -> None:
+        """See parts.Observer."""
+        self._count("failed")
+        self._forgive(drop.path)
+        self._log.error(
+            "file.failed", path=path_text(drop.path), attempt=drop.attempts + 1, reason=reason, error=error
+        )
+
+    def refused(self, path: bytes, reason: str) -> None:
+        """See parts.Observer."""
+        self._count("refused")
+        self._log.warning("file.refused", path=path_text(path), reason=reason)
+
+    def changed(self, path: bytes) -> None:
+        """See parts.Observer."""
+        self._count("changed")
+        self._log.info("file.changed", path=path_text(path))
+
+    def withdrawn(self, path: bytes) -> None:
+        """See parts.Observer."""
+        self._count("withdrawn")
+        self._log.info("file.withdrawn", path=path_text(path))
+
+    def gone(self, path: bytes) -> None:
+        """See parts.Observer."""
+        self._count("gone")
+        self._forgive(path)
+        self._log.info("file.gone", path=path_text(path))
+
+    def unsettled(self, path: bytes, seconds: float) -> None:
+        """See parts.Observer."""
+        self._log.warning("file.unsettled", path=path_text(path), seconds=round(seconds))
+
+    def unchanged(self, path: bytes) -> None:
+        """See parts.Observer."""
+
+    def requested(self, result: str, seconds: float) -> None:
+        """See parts.Observer."""
+        counter = self._requests.get(result)
+        if counter is None:
+            counter = self._requests[result] = self.metrics.requests.labels(result=result)
+        counter.inc()
+        self.metrics.signing.observe(seconds)
+
+    def defect(self, error: Exception) -> None:
+        """See parts.Observer."""
+        self._log.error("daemon.defect", error=f"{type(error).__name__}: {error}", exc_info=error)
+
+    def gate_closed(self, closed: Closed) -> None:
+        """Say that the gate closed, and why."""
+        self.metrics.gate_closed.labels(reason=closed.reason).set(1)
+        self._log.warning("gate.closed", reason=closed.reason, error=closed.detail)
+
+    def gate_waiting(self, closed: Closed, waiting: int) -> None:
+        """Say, once a minute, that the gate is still closed."""
+        seconds = round(time.time() - closed.since)
+        self._log.warning("gate.waiting", reason=closed.reason, error=closed.detail, seconds=seconds, waiting=waiting)
+
+    def gate_opened(self, closed: Closed, seconds: float, waiting: int) -> None:
+        """Say that the gate opened."""
+        self.metrics.gate_closed.clear()
+        self._log.info("gate.opened", reason=closed.reason, seconds=round(seconds, 3), waiting=waiting)
+
+    def _count(self, outcome: str) -> None:
+        self.metrics.files.labels(outcome=outcome).inc()
+
+    def _forgive(self, path: bytes) -> None:
+        if self._unreadable:
+            self._unreadable = {known for known in self._unreadable if known[0] != path}

@@ -1,0 +1,223 @@
+"""The full scan: one walk of the outbox, merged with what the journal knows, that tells only of differences.
+
+Directory by directory, the sorted names on disk are merged with the journal's entries in the same order: memory
+grows with the largest directory, not with the tree, and a million unchanged files cost no query each.
+"""
+
+import os
+import stat
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dropsign.errors import OutboxError
+from dropsign.filters import TEMPORARY, Filters
+from dropsign.model import SIGN_SUFFIX, Fingerprint, Known, State
+from dropsign.outbox import Outbox
+
+CHUNK = 512
+"""Findings handed over at a time."""
+
+
+class Finding(NamedTuple):
+    """A path where disk and journal differ, or a file the journal does not know; no fingerprint: it is gone."""
+
+    path: bytes
+    fingerprint: Fingerprint | None
+
+
+@dataclass
+class Tally:
+    """What a scan saw."""
+
+    files: int = 0
+    directories: int = 0
+    differences: int = 0
+    unreadable: int = 0
+    complete: bool = True
+
+
+class Scan:
+    """One walk; blocks, and is for a thread of its own."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        filters: Filters,
+        *,
+        recursive: bool,
+        republish_missing: bool,
+        known: Callable[[bytes], Iterable[Known]],
+        emit: Callable[[list[Finding]], None],
+        stopped: Callable[[], bool],
+    ) -> None:
+        """Prepare a walk.
+
+        Args:
+            outbox: where.
+            filters: which names count.
+            recursive: sub-directories too.
+            republish_missing: a signed file without its FILE.sign is a difference.
+            known: gives the journal's entries of a directory, sorted by name.
+            emit: takes findings, and may block to slow the walk down.
+            stopped: asked now and then; true ends the walk.
+        """
+        self._outbox = outbox
+        self._filters = filters
+        self._recursive = recursive
+        self._republish_missing = republish_missing
+        self._known = known
+        self._emit = emit
+        self._stopped = stopped
+        self._found: list[Finding] = []
+        self.tally = Tally()
+
+    def run(self, known_directories: Iterable[bytes]) -> Tally:
+        """Walk all of the outbox, then tell of entries whose directories are gone.
+
+        Args:
+            known_directories: all that the journal has entries in.
+
+        Raises:
+            OutboxError: the outbox vanished under the walk; nothing is to be concluded from it.
+        """
+        visited = set()
+        waiting = [b""]
+        while waiting and not self._stopped():
+            directory = waiting.pop()
+            visited.add(directory)
+            waiting.extend(self._visit(directory))
+        if self._stopped():
+            self.tally.complete = False
+        if not self._outbox.is_there():
+            msg = f"{self._outbox.root} vanished during the scan"
+            raise OutboxError(msg)
+        if self.tally.complete:
+            for directory in set(known_directories) - visited:
+                if self._is_gone(directory):
+                    self._gone(directory, self._known(directory))
+        self._flush()
+        return self.tally
+
+    def _visit(self, directory: bytes) -> list[bytes]:
+        """Compare one directory; return its sub-directories."""
+        prefix = directory + b"/" if directory else b""
+        try:
+            with self._outbox.directories() as opened:
+                fd, _ = opened.of(prefix + b".")
+                names, below = self._read(fd, prefix)
+                self.tally.directories += 1
+                self._compare(fd, prefix, names, self._known(directory))
+        except FileNotFoundError:
+            self._gone(directory, self._known(directory))
+            return []
+        except OSError:
+            self.tally.unreadable += 1
+            return []
+        return below if self._recursive else []
+
+    def _read(self, fd: int, prefix: bytes) -> tuple[list[bytes], list[bytes]]:
+        """Return a directory's names that matter, sorted, and the paths of its sub-directories."""
+        names, below = [], []
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                name = os.fsencode(entry.name)  # a scan by descriptor gives text, with surrogates for odd bytes
+                if entry.is_dir(follow_symlinks=False):
+                    if self._filters.enters(prefix + name):
+                        below.append(prefix + name)
+                elif name.endswith(SIGN_SUFFIX):
+                    names.append(name)
+                elif (temporary := TEMPORARY.match(name)) is not None:
+                    self._remove_leftover(fd, name, temporary["instance"])
+                elif self._filters.accepts(prefix + name):
+                    names.append(name)
+        names.sort()
+        return names, below
+
+    def _compare(self, fd: int, prefix: bytes, names: list[bytes], known: Iterable[Known]) -> None:
+        """Merge a directory's sorted names with the journal's entries."""
+        entries = iter(known)
+        entry = next(entries, None)
+        for name in names:
+            if name.endswith(SIGN_SUFFIX):
+                continue
+            while entry is not None and entry.name < name:
+                self._tell(prefix + entry.name, None)
+                entry = next(entries, None)
+            matched = entry if entry is not None and entry.name == name else None
+            if matched is not None:
+                entry = next(entries, None)
+            try:
+                fingerprint = Fingerprint.of(os.stat(name, dir_fd=fd, follow_symlinks=False))
+            except OSError:
+                continue
+            self.tally.files += 1
+            if matched is None or not self._is_settled(matched, fingerprint, names):
+                self._tell(prefix + name, fingerprint)
+        self._gone(prefix[:-1], ([] if entry is None else [entry, *entries]))
+
+    def _is_settled(self, known: Known, fingerprint: Fingerprint, names: list[bytes]) -> bool:
+        """Tell whether nothing is to be done about a file."""
+        if known.fingerprint != fingerprint:
+            return False
+        if known.state is not State.SIGNED or not self._republish_missing:
+            return True
+        sign = known.name + SIGN_SUFFIX
+        index = bisect_left(names, sign)
+        return index < len(names) and names[index] == sign
+
+    def _remove_leftover(self, fd: int, name: bytes, instance: bytes) -> None:
+        """Remove a temporary that a process before this one left; our own are in use."""
+        if instance == self._outbox.instance:
+            return
+        with suppress(OSError):
+            if stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                os.unlink(name, dir_fd=fd)
+
+    def _is_gone(self, directory: bytes) -> bool:
+        try:
+            with self._outbox.directories() as opened:
+                opened.of(directory + b"/.")
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return False
+
+    def _gone(self, directory: bytes, entries: Iterable[Known]) -> None:
+        prefix = directory + b"/" if directory else b""
+        for entry in entries:
+            self._tell(prefix + entry.name, None)
+
+    def _tell(self, path: bytes, fingerprint: Fingerprint | None) -> None:
+        self.tally.differences += 1
+        self._found.append(Finding(path, fingerprint))
+        if len(self._found) >= CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._found:
+            found, self._found = self._found, []
+            self._emit(found)
+
+
+def below(outbox: Outbox, filters: Filters, directory: bytes, *, recursive: bool) -> Iterator[Finding]:
+    """Yield every file that may be a drop below a directory: a scan against a journal that knows nothing."""
+    findings: list[Finding] = []
+    scan = Scan(
+        outbox,
+        filters,
+        recursive=recursive,
+        republish_missing=False,
+        known=lambda _: (),
+        emit=findings.extend,
+        stopped=lambda: False,
+    )
+    waiting = [directory]
+    while waiting:
+        waiting.extend(scan._visit(waiting.pop()))  # noqa: SLF001 - same module
+        scan._flush()  # noqa: SLF001
+        yield from findings
+        findings.clear()

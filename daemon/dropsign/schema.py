@@ -1,0 +1,140 @@
+"""The journal's tables: what the database file is, how it is opened, and how an older one becomes this one."""
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from dropsign.errors import JournalError
+from dropsign.model import State
+from dropsign.states import MOVES
+
+APPLICATION_ID: Final = 0x64727073
+"""'drps': how file(1) and we tell a journal from any other database."""
+
+_BUSY_MILLISECONDS: Final = 5000
+
+
+def _legal_moves() -> str:
+    """Return a trigger that refuses what the table of states does not have."""
+    legal = " OR ".join(
+        f"(old.state = '{old}' AND new.state = '{new}')" for old, news in MOVES.items() if old for new in news if new
+    )
+    return (
+        "CREATE TRIGGER legal_moves BEFORE UPDATE OF state ON drops WHEN NOT ("
+        f"{legal}) BEGIN SELECT RAISE(ABORT, 'illegal move'); END"
+    )
+
+
+MIGRATIONS: Final[list[list[str]]] = [
+    [
+        "CREATE TABLE directories (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE) STRICT",
+        """CREATE TABLE signatures (
+            id INTEGER PRIMARY KEY, at REAL NOT NULL, directory INTEGER NOT NULL REFERENCES directories (id),
+            name BLOB NOT NULL, size INTEGER NOT NULL, sha256 BLOB NOT NULL, text BLOB NOT NULL,
+            attempt INTEGER NOT NULL) STRICT""",
+        """CREATE TABLE drops (
+            directory INTEGER NOT NULL REFERENCES directories (id), name BLOB NOT NULL, state TEXT NOT NULL,
+            device INTEGER NOT NULL, inode INTEGER NOT NULL, size INTEGER NOT NULL,
+            mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, since REAL NOT NULL,
+            ticket INTEGER, attempts INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL DEFAULT 0,
+            reason TEXT, error TEXT, signature INTEGER REFERENCES signatures (id),
+            PRIMARY KEY (directory, name)) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX queued ON drops (ticket) WHERE state = 'queued'",
+        "CREATE INDEX deferred ON drops (not_before) WHERE state = 'deferred'",
+        "CREATE INDEX given_up ON drops (state) WHERE state IN ('failed', 'refused')",
+        _legal_moves(),
+    ],
+]
+"""For each version, what makes it of the one before; the last is the present one."""
+
+UPSERT: Final = """
+    INSERT INTO drops (directory, name, state, device, inode, size, mtime_ns, ctime_ns, since,
+                       ticket, attempts, not_before, reason, error, signature)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ifnull(?, 0), ifnull(?, 0), ?, ?, ?)
+    ON CONFLICT DO UPDATE SET state = excluded.state, device = excluded.device, inode = excluded.inode,
+        size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, since = excluded.since,
+        ticket = excluded.ticket, attempts = excluded.attempts, not_before = excluded.not_before,
+        reason = excluded.reason, error = excluded.error,
+        signature = ifnull(excluded.signature, drops.signature)"""
+
+INSERT_SIGNATURE: Final = (
+    "INSERT INTO signatures (at, directory, name, size, sha256, text, attempt) VALUES (?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a journal, creating or migrating it unless it is only to be read.
+
+    Raises:
+        JournalError: it cannot be opened, is no journal, or is newer than this program.
+    """
+    try:
+        if path is not None and not read_only:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}" if path else ":memory:"
+        connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
+        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+        _identify(connection, path)
+        if not read_only:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            _migrate(connection)
+    except (OSError, sqlite3.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        msg = f"journal.path: {path} cannot be opened: {reason}; check that its directory exists and is writable"
+        raise JournalError(msg) from None
+    return connection
+
+
+def _identify(connection: sqlite3.Connection, path: Path | None) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if application != APPLICATION_ID and (application or version or tables):
+        msg = f"journal.path: {path} is a database of some other program; name another file"
+        raise JournalError(msg)
+    if version > len(MIGRATIONS):
+        msg = f"journal.path: {path} was written by a newer dropsign (schema {version}); install that or a later one"
+        raise JournalError(msg)
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring the schema up to date, in one transaction."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        for statements in MIGRATIONS[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.rollback()
+        raise
+
+
+def highest_ticket(connection: sqlite3.Connection) -> int:
+    """Return the last place in the queue."""
+    (ticket,) = connection.execute("SELECT max(ticket) FROM drops WHERE state = 'queued'").fetchone()
+    return ticket or 0
+
+
+def counts(connection: sqlite3.Connection) -> dict[State, int]:
+    """Return how many drops are in each state."""
+    (total,) = connection.execute("SELECT count(*) FROM drops").fetchone()
+    numbers = {
+        state: connection.execute(f"SELECT count(*) FROM drops WHERE state = '{state}'").fetchone()[0]  # noqa: S608
+        for state in State
+        if state is not State.SIGNED  # the others have an index
+    }
+    return {**numbers, State.SIGNED: total - sum(numbers.values())}
+
+
+def oldest_waiting(connection: sqlite3.Connection) -> float | None:
+    """Return since when the oldest drop waits, in seconds since the epoch."""
+    query = "SELECT since FROM drops WHERE state = 'queued' ORDER BY ticket LIMIT 1"
+    row = connection.execute(query).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,79 @@
+"""How things are, as one value: for `status`, the HTTP API and systemd; from the running daemon or the journal."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dropsign import schema
+from dropsign.model import State
+
+
+@dataclass(frozen=True, slots=True)
+class GateStatus:
+    """Whether requests may be made, and if not, why."""
+
+    closed: bool = False
+    reason: str | None = None
+    detail: str | None = None
+    closed_seconds: float | None = None
+    next_probe_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All that `dropsign status --json` prints; its keys are stable."""
+
+    running: bool
+    version: str
+    outbox: str
+    ready: bool = False
+    not_ready_reasons: list[str] = field(default_factory=list)
+    backlog: int = 0
+    settling: int = 0
+    in_flight: int = 0
+    concurrency: int = 0
+    signed: int = 0
+    failed: int = 0
+    refused: int = 0
+    deferred: int = 0
+    oldest_waiting_seconds: float | None = None
+    signed_per_second: float | None = None
+    uptime_seconds: float | None = None
+    gate: GateStatus = field(default_factory=GateStatus)
+    certificates: dict[str, str] = field(default_factory=dict)
+    last_scan: dict[str, Any] | None = None
+
+    def as_line(self) -> str:
+        """Return it as a line for systemd."""
+        text = f"{self.backlog} waiting, {self.in_flight} in flight, {self.signed} signed, {self.failed} failed"
+        return f"gate closed ({self.gate.reason}); {text}" if self.gate.closed else text
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON's kinds of values."""
+        return asdict(self)
+
+
+def from_journal(path: Path, version: str, outbox: str, now: float) -> Status:
+    """Return what the journal alone can tell, while no daemon runs.
+
+    Raises:
+        JournalError: there is none, or it cannot be read.
+    """
+    connection = schema.connect(path, read_only=True)
+    try:
+        counts = schema.counts(connection)
+        oldest = schema.oldest_waiting(connection)
+    finally:
+        connection.close()
+    return Status(
+        running=False,
+        version=version,
+        outbox=outbox,
+        not_ready_reasons=["no daemon runs"],
+        backlog=counts[State.QUEUED] + counts[State.DEFERRED],
+        signed=counts[State.SIGNED],
+        failed=counts[State.FAILED],
+        refused=counts[State.REFUSED],
+        deferred=counts[State.DEFERRED],
+        oldest_waiting_seconds=None if oldest is None else max(0.0, now - oldest),
+    )

@@ -1,0 +1,268 @@
+"""The watcher: a thread that turns the kernel's notices into batches for the event loop, and says when it lost some.
+
+Built on watchdog's low-level InotifyFD (its Observer loses files under load without telling), which is not
+documented API: the version is pinned and a contract test guards what is used of it.
+
+Every method but `start`, `healthy` and `close` runs in the reader's thread.
+"""
+
+import asyncio
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
+
+from dropsign.filters import is_ours
+from dropsign.model import Notice
+
+Batch = list[tuple[bytes, Notice]]
+
+_C: Final = InotifyConstants
+_FILES: Final = _C.IN_CLOSE_WRITE | _C.IN_MOVED_TO | _C.IN_CREATE | _C.IN_MODIFY
+_ITSELF: Final = _C.IN_DELETE_SELF | _C.IN_MOVE_SELF | _C.IN_ONLYDIR | _C.IN_EXCL_UNLINK | _C.IN_DONT_FOLLOW
+_ID: Final = CallbackId(0)
+
+
+class Loss(StrEnum):
+    """Why notices were lost; each asks for a scan."""
+
+    OVERFLOW = "overflow"
+    """The kernel's queue ran over."""
+    ROOT = "outbox_gone"
+    """The outbox was removed, moved or unmounted."""
+    WATCH = "watch_failed"
+    """A directory cannot be watched."""
+    READER = "reader_died"
+    """The thread ended."""
+
+
+class _Reader(InotifyFD):
+    """watchdog's reader, with our own file names passed over early and its death signalled."""
+
+    def __init__(self, on_death: Callable[[], None]) -> None:
+        super().__init__()
+        self.daemon = True
+        self.name = "watcher"
+        self._on_death = on_death
+        os.set_inheritable(self._inotify_fd, False)  # watchdog opens it without CLOEXEC  # noqa: FBT003
+
+    def run(self) -> None:
+        try:
+            while self.should_keep_running():
+                for wd, mask, cookie, name in self._parse_event_buffer(self._read_event_buffer(_BUFFER)):
+                    if name and is_ours(name) and not mask & _C.IN_ISDIR:
+                        continue
+                    if wd != -1 or mask & _C.IN_Q_OVERFLOW:
+                        self.handle_event(InotifyEvent(wd, mask, cookie, name))
+        finally:
+            if not self._closed:
+                self._on_death()
+
+    def watch(self, path: bytes, mask: Mask, callback: "Watcher") -> WatchDescriptor:
+        """Watch a directory; one that is watched already is only looked up.
+
+        Raises:
+            OSError: it cannot be watched.
+        """
+        with self._lock:
+            watch = self._get_or_create_watch(path, mask)
+            if watch.wd == -1:  # watchdog passes over EACCES
+                self._watch_for_wd.pop(watch.wd, None)
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            watch.callbacks[_ID] = callback
+            return watch.wd
+
+
+_BUFFER: Final = 64 * 1024
+
+
+class Watcher:
+    """Watches one directory, with its sub-directories if wanted."""
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        recursive: bool,
+        on_batch: Callable[[Batch], None],
+        on_loss: Callable[[Loss, str], None],
+    ) -> None:
+        """Prepare to watch.
+
+        Args:
+            root: the directory.
+            recursive: its sub-directories too.
+            on_batch: gets relative paths with their notices, in the event loop.
+            on_loss: told in the event loop that notices were lost, with a detail.
+        """
+        self.root = os.fsencode(os.path.realpath(root))
+        self._recursive = recursive
+        self._on_batch = on_batch
+        self._on_loss = on_loss
+        self._notices: deque[tuple[bytes, Notice]] = deque()
+        self._armed = False
+        self._stopped = False
+        self._directories: dict[int, bytes] = {}
+        self._unwatched: set[bytes] = set()
+        self._mask = Mask(_FILES | _ITSELF | (_C.IN_MOVED_FROM if recursive else 0))
+        self._loop = asyncio.get_running_loop()
+        self._reader: _Reader | None = None
+        self._root_wd = WatchDescriptor(-1)
+        self._root_status = os.stat(self.root)
+        self._adopting = threading.Lock()
+
+    def start(self) -> None:
+        """Begin to watch; blocks while the tree is walked.
+
+        Raises:
+            OSError: the root cannot be watched.
+        """
+        self._root_status = os.stat(self.root)
+        self._reader = _Reader(lambda: self._lost(Loss.READER, ""))
+        self._root_wd = self._reader.watch(self.root, self._mask, self)
+        self._directories[self._root_wd] = b""
+        self._reader.start()
+        if self._recursive:
+            self._adopt(b"", report=False)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._stopped = True
+        if self._reader is not None:
+            self._reader.stop()
+            self._reader.join(5)
+
+    def healthy(self) -> bool:
+        """Tell whether the thread lives and still watches what lies at the root's path."""
+        try:
+            same = os.path.samestat(os.stat(self.root), self._root_status)
+        except OSError:
+            return False
+        return same and self._reader is not None and self._reader.is_alive() and self._root_wd in self._directories
+
+    @property
+    def unwatched(self) -> int:
+        """How many directories could not be watched."""
+        return len(self._unwatched)
+
+    # watchdog's WatchCallback
+
+    def on_event(self, event: InotifyEvent) -> None:
+        """Take one event in."""
+        mask = event.mask
+        directory = self._directories.get(event.wd)
+        if directory is None:
+            return
+        if not event.name:
+            gone = mask & (_C.IN_DELETE_SELF | _C.IN_MOVE_SELF | _C.IN_UNMOUNT)
+            if event.wd == self._root_wd and gone:
+                self._lost(Loss.ROOT, os.fsdecode(self.root))
+            return
+        path = directory + b"/" + event.name if directory else event.name
+        if mask & _C.IN_ISDIR:
+            self._on_directory(mask, path)
+        elif mask & _C.IN_CLOSE_WRITE:
+            self._put(path, Notice.CLOSED)
+        elif mask & _C.IN_MOVED_TO:
+            self._put(path, Notice.MOVED)
+        elif mask & _C.IN_MODIFY:
+            self._put(path, Notice.MODIFIED)
+        elif mask & _C.IN_CREATE:
+            self._put(path, Notice.CREATED)
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        """Forget a directory that is gone."""
+        self._directories.pop(wd, None)
+        if wd == self._root_wd:
+            self._lost(Loss.ROOT, os.fsdecode(self.root))
+
+    def on_queue_overflow(self) -> None:
+        """Add the watches that were missed, then have everything looked at."""
+        if self._recursive:
+            self._adopt(b"", report=False)
+        self._lost(Loss.OVERFLOW, "")
+
+    # Directories
+
+    def _on_directory(self, mask: int, path: bytes) -> None:
+        if not self._recursive:
+            return
+        if mask & _C.IN_MOVED_FROM:
+            self._forget(path)
+        elif mask & (_C.IN_CREATE | _C.IN_MOVED_TO) and self._watch(path):
+            self._adopt(path, report=True)
+
+    def _watch(self, path: bytes) -> bool:
+        """Watch one directory; return whether that worked."""
+        assert self._reader is not None, "started"
+        try:
+            wd = self._reader.watch(self.root + b"/" + path, self._mask, self)
+        except (FileNotFoundError, NotADirectoryError):
+            return False  # vanished or replaced; its parent's watch tells
+        except OSError as error:
+            if path not in self._unwatched:
+                self._unwatched.add(path)
+                self._lost(Loss.WATCH, f"{error.strerror}: {os.fsdecode(path)}")
+            return False
+        self._unwatched.discard(path)
+        self._directories[wd] = path
+        return True
+
+    def _adopt(self, top: bytes, *, report: bool) -> None:
+        """Watch all directories below one; watched before they are read, so that nothing falls in between."""
+        waiting = [top]
+        while waiting and not self._stopped:
+            directory = waiting.pop()
+            try:
+                with os.scandir(self.root + b"/" + directory) as entries:
+                    found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            except OSError:
+                continue  # gone, or unreadable: then its watch failed too
+            prefix = directory + b"/" if directory else b""
+            for name, is_directory in found:
+                if is_directory:
+                    if self._watch(prefix + name):
+                        waiting.append(prefix + name)
+                elif report and not is_ours(name):
+                    self._put(prefix + name, Notice.CREATED)
+
+    def _forget(self, top: bytes) -> None:
+        """Stop watching what was moved away: its events would come under a path that it has no more."""
+        assert self._reader is not None, "started"
+        prefix = top + b"/"
+        gone = [wd for wd, path in list(self._directories.items()) if path == top or path.startswith(prefix)]
+        for wd in gone:
+            self._directories.pop(wd, None)
+        self._reader.remove_callbacks([(WatchDescriptor(wd), _ID) for wd in gone])
+
+    # To the loop
+
+    def _put(self, path: bytes, notice: Notice) -> None:
+        self._notices.append((path, notice))
+        if not self._armed:
+            self._armed = True
+            self._call(self._drain)
+
+    def _drain(self) -> None:
+        self._armed = False
+        batch = []
+        while self._notices:
+            batch.append(self._notices.popleft())
+        if batch:
+            self._on_batch(batch)
+
+    def _lost(self, loss: Loss, detail: str) -> None:
+        if not self._stopped:
+            self._call(lambda: self._on_loss(loss, detail))
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(callback)
+        except RuntimeError:  # the loop is closed
+            self._stopped = True

@@ -1,0 +1,31 @@
+"""What all tests share: real parts (nginx, strace ...) that may be missing on a developer's machine, never in CI."""
+
+import os
+import shutil
+
+import pytest
+
+_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+_PARTS = ("nginx", "openssl", "strace", "systemd")
+"""Those with a marker: a test so marked runs only where the part is there."""
+
+_PROGRAMS = {"systemd": "systemd-analyze"}
+
+
+def require_part(name: str) -> str:
+    """Return where a program is; without it, skip the test that asks, or fail it under CI."""
+    program = _PROGRAMS.get(name, name)
+    found = shutil.which(program, path=_PATH)
+    if found is None:
+        reason = f"needs {program}, which is not installed; make test installs it if it may"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for part in _PARTS:
+        if item.get_closest_marker(part) is not None:
+            require_part(part)

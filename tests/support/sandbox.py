@@ -1,0 +1,264 @@
+"""A throw-away installation: authority, certificates, signing service, outbox and daemon, all as real processes."""
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from dropsign.embedded.authority import Authority
+
+SLOWNESS = float(os.environ.get("DROPSIGN_TEST_SLOWNESS", "1"))
+"""All waiting times are multiplied with this, for slow machines."""
+
+APP_KEY = "test-key"
+APP_SECRET = "test secret/+=ü"
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20, what: str = "the condition") -> Any:
+    """Return what a condition gives once it is true; fail the test if that takes too long."""
+    end = time.monotonic() + seconds * SLOWNESS
+    while not (value := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"{what} did not come about within {seconds} s")
+        time.sleep(0.01)
+    return value
+
+
+def free_port() -> int:
+    """Return a port nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def dropsign(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run one verb to its end."""
+    return subprocess.run(  # noqa: S603 - our own program
+        [sys.executable, "-m", "dropsign", *map(str, arguments)],
+        capture_output=True, text=True, timeout=120 * SLOWNESS, check=False, **options,
+    )  # fmt: skip
+
+
+class Sandbox:
+    """Everything below one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.outbox = directory / "outbox"
+        self.outbox.mkdir()
+        self.authority = Authority(directory / "authority")
+        self.server = self.authority.issue("localhost", server=True)
+        self.client = self.authority.issue("client")
+        self.signing = self.authority.signing_key()
+        self.secret_file = directory / "app_secret"
+        self.secret_file.write_text(APP_SECRET, "utf-8")
+        self.secret_file.chmod(0o600)
+        self.port = free_port()
+        self.config = directory / "config.toml"
+        self.socket = directory / "control.sock"
+        self.journal = directory / "state" / "journal.sqlite3"
+        self.request_log = directory / "requests.jsonl"
+        self.faults_file = directory / "faults"
+        self.daemon_log = directory / "daemon.log"
+        self.settings: dict[str, dict[str, Any]] = {
+            "outbox": {"path": str(self.outbox), "settle_seconds": 0.2, "settle_after_close_seconds": 0.05},
+            "service": {
+                "url": f"https://localhost:{self.port}",
+                "app_key": APP_KEY,
+                "app_secret_file": str(self.secret_file),
+            },
+            "tls": {
+                "certificate": str(self.client.certificate),
+                "private_key": str(self.client.private_key),
+                "authority": str(self.authority.certificate),
+            },
+            "journal": {"path": str(self.journal)},
+            "http": {"socket": str(self.socket)},
+            "daemon": {"grace_seconds": 10},
+        }
+        self.configure()
+        self._service: subprocess.Popen[bytes] | None = None
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    # Configuration
+
+    def configure(self, section: str | None = None, **values: Any) -> Path:
+        """Write the configuration, with some keys of a section changed; None removes a key."""
+        if section is not None:
+            table = self.settings.setdefault(section, {})
+            table.update(values)
+            for key in [key for key, value in table.items() if value is None]:
+                del table[key]
+        lines = []
+        for name, table in self.settings.items():
+            lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+        self.config.write_text("\n".join(lines) + "\n", "utf-8")
+        return self.config
+
+    # The signing service
+
+    def start_service(self, *options: str) -> None:
+        """Start the embedded signing service."""
+        arguments = [
+            "service", "--listen", f"127.0.0.1:{self.port}",
+            "--certificate", self.server.certificate, "--private-key", self.server.private_key,
+            "--authority", self.authority.certificate, "--signing-key", self.signing.private_key,
+            "--app-key", APP_KEY, "--app-secret-file", self.secret_file,
+            "--log", self.request_log, "--faults-file", self.faults_file, *options,
+        ]  # fmt: skip
+        with (self.directory / "service.log").open("ab") as log:
+            self._service = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-m", "dropsign", *map(str, arguments)], stdout=log, stderr=log
+            )
+        wait_until(self._service_answers, what="the signing service's start")
+
+    def _service_answers(self) -> bool:
+        assert self._service is not None
+        assert self._service.poll() is None, (self.directory / "service.log").read_text()
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def stop_service(self) -> None:
+        """Stop the signing service at once."""
+        if self._service is not None:
+            self._service.kill()
+            self._service.wait()
+            self._service = None
+
+    def misbehave(self, text: str) -> None:
+        """Change how the running service misbehaves: what `--fail` takes; `` for not at all."""
+        temporary = self.faults_file.with_suffix(".new")
+        temporary.write_text(text)
+        temporary.replace(self.faults_file)
+        time.sleep(0.1)
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return what the service noted of each request."""
+        if not self.request_log.exists():
+            return []
+        return [json.loads(line) for line in self.request_log.read_text().splitlines()]
+
+    def times_signed(self) -> Counter[str]:
+        """Return how often each content, by its SHA-256, was signed."""
+        return Counter(request["sha256"] for request in self.requests() if request["status"] == 200)
+
+    # The daemon
+
+    def start_daemon(self, *, wait: bool = True, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Start the daemon, and wait until it says that it is ready."""
+        before = len(self.events("daemon.ready"))
+        with self.daemon_log.open("ab") as log:
+            self.daemon = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-m", "dropsign", "--config", str(self.config), "run"],
+                stdout=log, stderr=log, env={**os.environ, **(environment or {})},
+            )  # fmt: skip
+        daemon = self.daemon
+
+        def ready() -> bool:
+            assert daemon.poll() is None, self.daemon_log.read_text()
+            return len(self.events("daemon.ready")) > before
+
+        if wait:
+            wait_until(ready, what="the daemon's readiness")
+        return daemon
+
+    def stop_daemon(self, number: int = signal.SIGTERM, seconds: float = 30) -> int:
+        """Send the daemon a signal and return its exit code."""
+        assert self.daemon is not None
+        self.daemon.send_signal(number)
+        code = self.daemon.wait(seconds * SLOWNESS)
+        self.daemon = None
+        return code
+
+    def kill_daemon(self) -> None:
+        """Kill the daemon as a crash would."""
+        self.stop_daemon(signal.SIGKILL)
+
+    def close(self) -> None:
+        """End all processes."""
+        if self.daemon is not None:
+            self.daemon.kill()
+            self.daemon.wait()
+        self.stop_service()
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the daemon's log lines; what is no JSON fails the test."""
+        if not self.daemon_log.exists():
+            return []
+        text = self.daemon_log.read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the daemon's log lines of one event."""
+        return [line for line in self.log() if line["event"] == name]
+
+    # Files
+
+    def drop(self, name: str | bytes, content: bytes = b"content\n") -> Path:
+        """Create a file in the outbox by create, write, close."""
+        path = Path(os.fsdecode(os.path.join(os.fsencode(self.outbox), os.fsencode(name))))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def sign_of(self, path: Path) -> Path:
+        """Return where a drop's signature belongs."""
+        return path.with_name(path.name + ".sign")
+
+    def is_signed(self, path: Path) -> bool:
+        """Tell whether a file's signature lies beside it and verifies against its present content."""
+        try:
+            text = self.sign_of(path).read_bytes()
+        except FileNotFoundError:
+            return False
+        return self.verifies(text, path.read_bytes())
+
+    def verifies(self, text: bytes, content: bytes) -> bool:
+        """Verify a signature with the service's public key, independently of the program."""
+        key = serialization.load_pem_public_key(self.signing.public_key.read_bytes())
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        try:
+            key.verify(base64.b64decode(text, validate=True), content, ec.ECDSA(hashes.SHA256()))
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+    def wait_signed(self, *paths: Path, seconds: float = 20) -> None:
+        """Wait until files are signed."""
+        for path in paths:
+            wait_until(lambda path=path: self.is_signed(path), seconds, f"the signature of {path.name!r}")
+
+    def files(self) -> list[bytes]:
+        """Return all regular files below the outbox, as relative paths."""
+        root = os.fsencode(self.outbox)
+        return sorted(
+            os.path.relpath(os.path.join(directory, name), root)
+            for directory, _, names in os.walk(root)
+            for name in names
+        )
+
+
+@contextmanager
+def sandbox(directory: Path) -> Iterator[Sandbox]:
+    """Give a sandbox, and end its processes afterwards."""
+    directory.mkdir(parents=True, exist_ok=True)
+    made = Sandbox(directory)
+    try:
+        yield made
+    finally:
+        made.close()
