@@ -2,8 +2,12 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.support.sandbox import Sandbox, sandbox
 
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
@@ -29,3 +33,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for part in _PARTS:
         if item.get_closest_marker(part) is not None:
             require_part(part)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Sandbox]:
+    """A throw-away installation with its signing service running; a failed test shows the daemon's last lines."""
+    with sandbox(tmp_path / "s") as made:
+        made.start_service()
+        yield made
+        if made.daemon_log.exists():
+            print(made.daemon_log.read_text()[-6000:])

@@ -34,7 +34,7 @@ def judge(look: Look, entry: Entry | None, *, republish_missing: bool) -> Verdic
         return Verdict.NOTHING if known else Verdict.REFUSE
     if entry is None:
         return Verdict.ADMIT if look.sign_mtime_ns is None else Verdict.EXAMINE
-    if entry.fingerprint == look.fingerprint:
+    if entry.fingerprint == look.fingerprint and entry.state is not State.REFUSED:
         missing = entry.state is State.SIGNED and look.sign_mtime_ns is None and republish_missing
         return Verdict.EXAMINE if missing else Verdict.NOTHING
     return Verdict.EXAMINE if may_be_signed(entry, look.fingerprint) else Verdict.ADMIT

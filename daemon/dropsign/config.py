@@ -202,6 +202,19 @@ class Configuration(_Section):
     daemon: Daemon = Daemon()
 
 
+_SECTIONS: dict[str, type[BaseModel]] = {
+    "outbox": Outbox,
+    "service": Service,
+    "tls": Tls,
+    "verify": Verify,
+    "journal": Journal,
+    "log": Log,
+    "http": Http,
+    "cluster": Cluster,
+    "daemon": Daemon,
+}
+
+
 def find(path: Path | None, environment: Mapping[str, str]) -> Path:
     """Return the configuration file to use: the one given, `$DROPSIGN_CONFIG`, or the default."""
     if path is not None:
@@ -252,6 +265,7 @@ def parse(tables: dict[str, Any], environment: Mapping[str, str], *, base: Path,
         del tables["service"]["app_secret"]
         mistakes.append(f"{source}: service.app_secret: a secret does not belong here; use service.app_secret_file")
     overridden = _override(tables, environment, mistakes)
+    configuration = None
     try:
         configuration = Configuration.model_validate(tables, context={"base": base})
     except ValidationError as error:
@@ -259,7 +273,7 @@ def parse(tables: dict[str, Any], environment: Mapping[str, str], *, base: Path,
             key = ".".join(str(part) for part in detail["loc"])
             where = overridden.get(".".join(str(part) for part in detail["loc"][:2]), source)
             mistakes.append(f"{where}: {key}: {_explain(detail)}")
-    if mistakes:
+    if mistakes or configuration is None:
         raise ConfigurationError(*mistakes)
     return configuration
 
@@ -271,8 +285,7 @@ def _override(tables: dict[str, Any], environment: Mapping[str, str], mistakes: 
         section, separator, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
         if not variable.startswith(ENVIRONMENT_PREFIX) or not separator:
             continue
-        model = Configuration.model_fields.get(section)
-        fields = model.annotation.model_fields if model and issubclass(model.annotation or object, BaseModel) else {}
+        fields = _SECTIONS[section].model_fields if section in _SECTIONS else {}
         if key not in fields:
             mistakes.append(f"${variable}: there is no key {section}.{key}")
             continue

@@ -28,19 +28,28 @@ class Filters:
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
         self._included = None if list(include) == _EVERYTHING else _compile("include", include)
         self._excluded = _compile("exclude", exclude) if exclude else None
+        self._negates = any(pattern.startswith("!") for pattern in exclude)
 
     def accepts(self, path: bytes) -> bool:
         """Tell whether a relative path may be a drop."""
         if is_ours(path[path.rfind(b"/") + 1 :]):
             return False
         text = os.fsdecode(path)
-        if self._excluded is not None and self._excluded(text):
+        if self._excludes(text):
             return False
         return self._included is None or self._included(text)
 
+    def _excludes(self, path: str) -> bool:
+        """Tell whether a path is excluded, itself or by a directory on the way: as for git, no `!` brings that back."""
+        if self._excluded is None:
+            return False
+        # Without `!`, the patterns of a directory match all that is below it.
+        ends = [index + 1 for index, letter in enumerate(path) if letter == "/"] if self._negates else []
+        return any(map(self._excluded, [path, *(path[:end] for end in ends)]))
+
     def enters(self, directory: bytes) -> bool:
         """Tell whether a directory may hold drops; one that is excluded as a whole need not be read."""
-        return self._excluded is None or not self._excluded(os.fsdecode(directory) + "/")
+        return not self._excludes(os.fsdecode(directory) + "/")
 
 
 def _compile(key: str, patterns: Sequence[str]) -> Callable[[str], bool]:
@@ -56,7 +65,7 @@ def _compile(key: str, patterns: Sequence[str]) -> Callable[[str], bool]:
         rules = [
             (pattern.include, pattern.regex.pattern.replace("(?P<ps_d>/)", "/").replace("|$)", r"|\Z)"))
             for pattern in GitIgnoreSpec.from_lines(patterns).patterns
-            if pattern.include is not None
+            if pattern.include is not None and pattern.regex is not None
         ]
     except (ValueError, re.error) as error:
         msg = f"outbox.{key}: is not a list of patterns as in .gitignore: {error}"

@@ -7,12 +7,14 @@ everything behind it waiting.
 """
 
 import asyncio
+import os
 import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -60,9 +62,11 @@ class Journal:
         self._on_trouble = on_trouble
         self._on_defect = on_defect
         self._trouble = ""
-        self._operations: queue.SimpleQueue[tuple[_Operation | None, bool, Future[Any]]] = queue.SimpleQueue()
+        self._operations: queue.SimpleQueue[tuple[_Operation | None, bool, Future[Any] | None]] = queue.SimpleQueue()
         self._directories: dict[bytes, int] = {}
+        self._lock = None if path is None else schema.lock(path)
         self._connection = schema.connect(path)
+        self._counter = schema.Counter(self._connection)
         self.last_ticket = schema.highest_ticket(self._connection)
         """The last place in the queue; 0 when nothing waits."""
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
@@ -73,6 +77,9 @@ class Journal:
         if self._thread.is_alive():
             self._submit(None, writes=False)
             self._thread.join()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def is_alive(self) -> bool:
@@ -121,7 +128,7 @@ class Journal:
 
     async def counts(self) -> dict[State, int]:
         """Return how many drops are in each state."""
-        return await self._ask(schema.counts)
+        return await self._ask(lambda _: self._counter.counts(time.monotonic()))
 
     async def oldest_waiting(self) -> float | None:
         """Return since when the oldest drop waits, in seconds since the epoch."""
@@ -133,6 +140,16 @@ class Journal:
         row = await self._ask(lambda connection: connection.execute(query, (number,)).fetchone())
         return Signature(*row) if row else None
 
+    async def made(self, path: bytes, text: bytes) -> tuple[int, bytes] | None:
+        """Return the number, and the digest of the content, of a signature once made for a path."""
+        query = (
+            "SELECT id, sha256 FROM signatures WHERE text = ? AND name = ?"
+            " AND directory = (SELECT id FROM directories WHERE path = ?)"
+        )
+        directory, _, name = path.rpartition(b"/")
+        row = await self._ask(lambda connection: connection.execute(query, (text, name, directory)).fetchone())
+        return (row[0], row[1]) if row else None
+
     def known(self, directory: bytes) -> Iterator[Known]:
         """Yield the entries of one directory, sorted by name; blocks, and is for the scan's thread."""
         after = b""
@@ -142,7 +159,7 @@ class Journal:
         )
         while True:
             page = (directory, after, PAGE)
-            rows = self._submit(lambda c, page=page: c.execute(query, page).fetchall(), writes=False).result()
+            rows = self._submit(partial(_fetch, query=query, values=page), writes=False).result()
             for row in rows:
                 yield Known(row[0], State(row[1]), Fingerprint(*row[2:]))
             if len(rows) < PAGE:
@@ -206,7 +223,7 @@ class Journal:
         return asyncio.wrap_future(self._submit(operation, writes=False))
 
     def _write(self, operation: _Operation) -> None:
-        self._submit(operation, writes=True)
+        self._operations.put((operation, True, None))  # nobody waits: a future would cost more than the write
 
     def _submit(self, operation: Callable[[sqlite3.Connection], T] | None, *, writes: bool) -> "Future[T]":
         future: Future[T] = Future()
@@ -215,7 +232,7 @@ class Journal:
 
     def _run(self) -> None:
         """Carry out operations; those that write wait in one transaction until it is due."""
-        pending: list[tuple[_Operation, Future[Any]]] = []
+        pending: list[tuple[_Operation, Future[Any] | None]] = []
         due = 0.0
         while True:
             try:
@@ -234,12 +251,12 @@ class Journal:
                 pending.append((operation, future))
                 if not self._try([pending[-1]], begins=len(pending) == 1):
                     self._commit(pending, again=True)
-            else:
+            elif future is not None:
                 _fulfil(future, operation, self._connection)
             if pending and time.monotonic() >= due:
                 self._commit(pending)
 
-    def _try(self, operations: Sequence[tuple[_Operation, Future[Any]]], *, begins: bool) -> bool:
+    def _try(self, operations: Sequence[tuple[_Operation, Future[Any] | None]], *, begins: bool) -> bool:
         """Carry out writes inside the transaction; return whether they worked."""
         try:
             if begins:
@@ -258,7 +275,7 @@ class Journal:
         except sqlite3.IntegrityError as error:
             self._on_defect(error)
 
-    def _commit(self, pending: list[tuple[_Operation, Future[Any]]], *, again: bool = False) -> None:
+    def _commit(self, pending: list[tuple[_Operation, Future[Any] | None]], *, again: bool = False) -> None:
         """Make the pending writes durable, however long that takes; everything behind them waits."""
         told = False
         while pending:
@@ -280,7 +297,8 @@ class Journal:
         if told:
             self._on_trouble(None)
         for _, future in pending:
-            future.set_result(None)
+            if future is not None:
+                future.set_result(None)
         pending.clear()
 
     # Rows
@@ -336,6 +354,10 @@ class Journal:
                 self._directories.clear()
             self._directories[directory] = number
         return number, name
+
+
+def _fetch(connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[Any]:
+    return connection.execute(query, values).fetchall()
 
 
 def _fulfil(future: "Future[Any]", operation: _Operation, connection: sqlite3.Connection) -> None:

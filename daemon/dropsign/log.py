@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final, TextIO
 
 import structlog
 
@@ -34,7 +34,7 @@ def configure(style: str, level: str, file: Path | None) -> Log:
     Raises:
         ConfigurationError: the file cannot be opened.
     """
-    stream: IO[str] = sys.stdout
+    stream: TextIO = sys.stdout
     if file is not None:
         try:
             stream = file.open("a", encoding="ascii", errors="backslashreplace")

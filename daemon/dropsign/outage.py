@@ -46,6 +46,9 @@ class OutagePolicy:
             self.outage = Outage(now, reason, detail)
             self.probes = 0
             self._next_summary = now + SUMMARY_SECONDS
+        elif now < self.next_probe:  # not a probe's: a request that was on its way when the gate closed
+            self.next_probe = max(self.next_probe, now + (retry_after or 0.0))
+            return False
         else:
             self.outage = Outage(self.outage.since, reason, detail)
         self.probes += 1

@@ -1,9 +1,23 @@
 """The interfaces that have more than one implementation, or that keep one door from knowing another."""
 
+import ssl
 from collections.abc import Sequence
 from typing import Protocol
 
+from dropsign.esauth import Application
 from dropsign.model import Drop
+
+
+class Identity(Protocol):
+    """What proves to the service who we are, and tells whom we trust."""
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """For the session of mutual TLS."""
+
+    @property
+    def application(self) -> Application:
+        """Who asks."""
 
 
 class Backlog(Protocol):

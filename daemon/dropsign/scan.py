@@ -160,7 +160,7 @@ class Scan:
 
     def _is_settled(self, known: Known, fingerprint: Fingerprint, names: list[bytes]) -> bool:
         """Tell whether nothing is to be done about a file."""
-        if known.fingerprint != fingerprint:
+        if known.fingerprint != fingerprint or known.state is State.REFUSED:  # what refused it may have changed
             return False
         if known.state is not State.SIGNED or not self._republish_missing:
             return True

@@ -1,10 +1,13 @@
 """The journal's tables: what the database file is, how it is opened, and how an older one becomes this one."""
 
+import fcntl
+import os
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 
-from dropsign.errors import JournalError
+from dropsign.errors import JournalError, OutboxLockedError
 from dropsign.model import State
 from dropsign.states import MOVES
 
@@ -39,6 +42,7 @@ MIGRATIONS: Final[list[list[str]]] = [
             ticket INTEGER, attempts INTEGER NOT NULL DEFAULT 0, not_before REAL NOT NULL DEFAULT 0,
             reason TEXT, error TEXT, signature INTEGER REFERENCES signatures (id),
             PRIMARY KEY (directory, name)) STRICT, WITHOUT ROWID""",
+        "CREATE INDEX made ON signatures (directory, name)",
         "CREATE INDEX queued ON drops (ticket) WHERE state = 'queued'",
         "CREATE INDEX deferred ON drops (not_before) WHERE state = 'deferred'",
         "CREATE INDEX given_up ON drops (state) WHERE state IN ('failed', 'refused')",
@@ -86,6 +90,29 @@ def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection
     return connection
 
 
+def lock(path: Path) -> int:
+    """Keep other processes off a journal, until the descriptor that is returned is closed.
+
+    Raises:
+        OutboxLockedError: another process has it.
+        JournalError: the lock cannot be made.
+    """
+    name = path.with_name(path.name + ".lock")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        msg = f"journal.path: {name} cannot be made: {error.strerror}; its directory must be writable"
+        raise JournalError(msg) from None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        msg = f"journal.path: another dropsign uses {path}; give each outbox a journal of its own"
+        raise OutboxLockedError(msg) from None
+    return fd
+
+
 def _identify(connection: sqlite3.Connection, path: Path | None) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -125,12 +152,36 @@ def highest_ticket(connection: sqlite3.Connection) -> int:
 def counts(connection: sqlite3.Connection) -> dict[State, int]:
     """Return how many drops are in each state."""
     (total,) = connection.execute("SELECT count(*) FROM drops").fetchone()
-    numbers = {
+    numbers: dict[State, int] = {
         state: connection.execute(f"SELECT count(*) FROM drops WHERE state = '{state}'").fetchone()[0]  # noqa: S608
         for state in State
         if state is not State.SIGNED  # the others have an index
     }
     return {**numbers, State.SIGNED: total - sum(numbers.values())}
+
+
+class Counter:
+    """Counts drops without counting them all again each time somebody asks."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._changes = -1
+        self._due = 0.0
+        self._counts: dict[State, int] = {}
+
+    def counts(self, now: float) -> dict[State, int]:
+        """Return the numbers; in a journal so large that counting takes long, they may be some seconds old.
+
+        Args:
+            now: monotonic seconds.
+        """
+        changes = self._connection.total_changes
+        if changes != self._changes and now >= self._due:
+            started = time.monotonic()
+            self._counts = counts(self._connection)
+            self._due = now + 50 * (time.monotonic() - started)
+            self._changes = changes
+        return self._counts
 
 
 def oldest_waiting(connection: sqlite3.Connection) -> float | None:

@@ -101,7 +101,7 @@ class Settling:
 
     def due(self, now: float, limit: int) -> list[bytes]:
         """Return up to `limit` paths whose quiet time has passed; each must then be judged or dropped."""
-        paths = []
+        paths: list[bytes] = []
         while self._queue and self._queue[0][0] <= now and len(paths) < limit:
             when, path = heapq.heappop(self._queue)
             restless = self._restless.get(path)

@@ -22,9 +22,9 @@ from yarl import URL
 
 from dropsign import esauth
 from dropsign.config import Service
-from dropsign.credentials import Credentials
 from dropsign.errors import Fault, SigningError
 from dropsign.model import Signature
+from dropsign.ports import Identity
 
 STREAM_PIECE: Final = 2 * esauth.PIECE
 """Bytes of a large file read, encoded and sent at a time; a multiple of three."""
@@ -74,20 +74,21 @@ class Request:
 class Signer:
     """Asks the signing service, over one session that all requests share."""
 
-    def __init__(self, service: Service, credentials: Credentials) -> None:
+    def __init__(self, service: Service, identity: Identity) -> None:
         self._service = service
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="stream")
         self._url = URL(service.url + service.sign_path, encoded=True)
         self._sessions: list[aiohttp.ClientSession] = []
-        self._use(credentials)
+        self._use(identity)
+        self._last_date = ""
         self.clock_skew_seconds: float | None = None
         """This machine's clock minus the service's, at the last answer that had a date."""
 
-    def _use(self, credentials: Credentials) -> None:
+    def _use(self, identity: Identity) -> None:
         path = urlsplit(self._service.url).path + self._service.sign_path
-        self._authenticator = esauth.RequestSigner(credentials.application, path)
-        self._app_key = credentials.application.key
-        self._context = credentials.context
+        self._authenticator = esauth.RequestSigner(identity.application, path)
+        self._app_key = identity.application.key
+        self._context = identity.context
         self._session: aiohttp.ClientSession | None = None
 
     def _connected(self) -> aiohttp.ClientSession:
@@ -104,10 +105,10 @@ class Signer:
             self._sessions.append(self._session)
         return self._session
 
-    async def renew(self, credentials: Credentials) -> None:
+    async def renew(self, identity: Identity) -> None:
         """Use other credentials from the next request on; requests on their way end as they began."""
         old = self._session
-        self._use(credentials)
+        self._use(identity)
         if old is not None:
             self._sessions.remove(old)
             loop = asyncio.get_running_loop()
@@ -173,16 +174,16 @@ class Signer:
             esauth.HEADER_SIGN: signed,
         }
 
-    async def handshake(self, credentials: Credentials | None = None) -> None:
+    async def handshake(self, identity: Identity | None = None) -> None:
         """Connect and shake hands without asking anything.
 
         Args:
-            credentials: to try; those in use by default.
+            identity: to try; those in use by default.
 
         Raises:
             SigningError: that failed; it says whose fault it was.
         """
-        context = credentials.context if credentials is not None else self._context
+        context = identity.context if identity is not None else self._context
         try:
             async with asyncio.timeout(self._service.connect_timeout_seconds):
                 reader, writer = await asyncio.open_connection(
@@ -265,12 +266,13 @@ class Signer:
 
     def _lost(self, error: Exception) -> SigningError:
         """Say why no answer came."""
-        tls = _cause(error, ssl.SSLError)
+        # aiohttp's own certificate error is an SSLError too, but the one that it holds says more.
+        tls = getattr(error, "certificate_error", None) or _cause(error, ssl.SSLError)
         if isinstance(error, TimeoutError):
             seconds = self._service.timeout_seconds
             return SigningError(Fault.SERVICE, "unreachable", f"no answer within {seconds:g} s from {self._url}")
         if isinstance(tls, ssl.SSLCertVerificationError):
-            text = f"the service's certificate is not accepted: {tls.verify_message}; check tls.authority and service.url"
+            text = f"the service's certificate is not accepted: {getattr(tls, 'verify_message', None) or tls}; check tls.authority and service.url"
             return SigningError(Fault.SERVICE, "tls", text)
         if isinstance(tls, ssl.SSLError):
             if "ALERT" in (tls.reason or ""):
@@ -306,8 +308,9 @@ class Signer:
 
     def _note_date(self, response: aiohttp.ClientResponse) -> None:
         date = response.headers.get("Date")
-        if date is None:
+        if date is None or date == self._last_date:  # most answers share a second
             return
+        self._last_date = date
         try:
             self.clock_skew_seconds = time.time() - email.utils.parsedate_to_datetime(date).timestamp()
         except ValueError:

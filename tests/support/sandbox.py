@@ -1,6 +1,8 @@
 """A throw-away installation: authority, certificates, signing service, outbox and daemon, all as real processes."""
 
 import base64
+import hashlib
+import http.client
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,22 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def sha256(content: bytes) -> str:
+    """Return a content's SHA-256 as the logs of the service and of the daemon show it."""
+    return hashlib.sha256(content).hexdigest()
+
+
+class _SocketConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=20 * SLOWNESS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 def dropsign(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -141,9 +160,14 @@ class Sandbox:
             self._service = None
 
     def misbehave(self, text: str) -> None:
-        """Change how the running service misbehaves: what `--fail` takes; `` for not at all."""
+        """Change how the running service misbehaves.
+
+        Args:
+            text: what `--fail` takes, or lines `fail ...` and `delay 20ms`; nothing for not at all.
+        """
         temporary = self.faults_file.with_suffix(".new")
-        temporary.write_text(text)
+        plain = text and not text.startswith(("fail ", "delay "))
+        temporary.write_text(f"fail {text}\n" if plain else text)
         temporary.replace(self.faults_file)
         time.sleep(0.1)
 
@@ -207,6 +231,67 @@ class Sandbox:
         """Return the daemon's log lines of one event."""
         return [line for line in self.log() if line["event"] == name]
 
+    # Its control socket
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
+        """Ask the daemon over its control socket, by POST if there is a body; return status and answer."""
+        connection = _SocketConnection(self.socket)
+        try:
+            if body is None:
+                connection.request("GET", path)
+            else:
+                connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        """Return the running daemon's status."""
+        status, answer = self.ask("/api/status")
+        assert status == 200, answer
+        found: dict[str, Any] = answer
+        return found
+
+    def known(self, state: str) -> dict[bytes, dict[str, Any]]:
+        """Return what the running daemon lists in a state, by path relative to the outbox."""
+        status, answer = self.ask(f"/api/files?state={state}&limit=1000")
+        assert status == 200, answer
+        return {os.fsencode(file["path"]): file for file in answer["files"]}
+
+    def lookup(self, path: Path) -> dict[str, Any]:
+        """Return what the running daemon knows of one file."""
+        status, answer = self.ask("/api/lookup", {"paths": [str(path.relative_to(self.outbox))]})
+        assert status == 200, answer
+        found: dict[str, Any] = answer["files"][0]
+        return found
+
+    def knows_version(self, path: Path, state: str = "signed") -> bool:
+        """Tell whether what the daemon knows of a file is about the file's present version."""
+        now, known = path.lstat(), self.lookup(path)
+        fingerprint = [now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns]
+        return known["state"] == state and known.get("fingerprint") == fingerprint and not known["settling"]
+
+    def rescan(self) -> None:
+        """Ask for a full scan by signal, and wait until one has ended that began after this."""
+        assert self.daemon is not None
+        for _ in range(2):  # one that already runs may have passed by
+            before = len(self.events("scan.finished"))
+            self.daemon.send_signal(signal.SIGUSR1)
+            wait_until(partial(self._scanned, before), what="a scan's end")
+
+    def _scanned(self, before: int) -> bool:
+        return len(self.events("scan.finished")) > before
+
+    def wait_idle(self, seconds: float = 20) -> None:
+        """Wait until nothing settles, waits or is in flight."""
+
+        def idle() -> bool:
+            status = self.status()
+            return status["backlog"] == 0 and status["in_flight"] == 0
+
+        wait_until(idle, seconds, "rest")
+
     # Files
 
     def drop(self, name: str | bytes, content: bytes = b"content\n") -> Path:
@@ -241,7 +326,7 @@ class Sandbox:
     def wait_signed(self, *paths: Path, seconds: float = 20) -> None:
         """Wait until files are signed."""
         for path in paths:
-            wait_until(lambda path=path: self.is_signed(path), seconds, f"the signature of {path.name!r}")
+            wait_until(partial(self.is_signed, path), seconds, f"the signature of {path.name!r}")
 
     def files(self) -> list[bytes]:
         """Return all regular files below the outbox, as relative paths."""
@@ -251,6 +336,13 @@ class Sandbox:
             for directory, _, names in os.walk(root)
             for name in names
         )
+
+    def assert_exactly_signed(self, *paths: Path) -> None:
+        """Check that the outbox holds these files, one matching signature each, and nothing else."""
+        names = {os.fsencode(path.relative_to(self.outbox)) for path in paths}
+        assert set(self.files()) == names | {name + b".sign" for name in names}
+        wrong = [path.name for path in paths if not self.is_signed(path)]
+        assert not wrong
 
 
 @contextmanager
