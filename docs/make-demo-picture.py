@@ -1,9 +1,11 @@
 """Runs the demo for real and keeps what it printed as demo.svg, beside this file."""  # noqa: INP001 - a script
 
 import io
+import re
 import sys
 from pathlib import Path
 
+from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
 from dropsign import cli
@@ -11,6 +13,9 @@ from dropsign.cli import console
 
 WIDTH = 112
 COMMAND = "dropsign demo"
+
+# Without fonts from elsewhere: a picture asks nobody.
+FORMAT = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 
 
 def main() -> int:
@@ -21,7 +26,8 @@ def main() -> int:
     )
     console.out.print(f"[bold]$ {COMMAND}[/]")
     code = cli.run(COMMAND.split()[1:])
-    console.out.save_svg(str(Path(__file__).with_name("demo.svg")), title=COMMAND)
+    picture = Path(__file__).with_name("demo.svg")
+    console.out.save_svg(str(picture), title=COMMAND, code_format=FORMAT, unique_id="demo")
     return code
 
 

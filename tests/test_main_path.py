@@ -66,10 +66,12 @@ def _hard_link(elsewhere: Path, path: Path, content: bytes) -> None:
 
 def _anonymous(_: Path, path: Path, content: bytes) -> None:
     fd = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY, 0o644)
+    descriptors = os.open("/proc/self/fd", os.O_RDONLY)
     try:
         os.write(fd, content)
-        os.link(f"/proc/self/fd/{fd}", path, follow_symlinks=True)
+        os.link(str(fd), path, src_dir_fd=descriptors)
     finally:
+        os.close(descriptors)
         os.close(fd)
 
 
@@ -244,6 +246,7 @@ def test_rewritten_while_being_signed(box: Sandbox, size: int) -> None:
     times = box.times_signed()
     assert times[sha256(new)] == 1
     assert times[sha256(old)] <= 1
+    wait_until(lambda: box.knows_version(path), what="the record")
     assert [line["sha256"] for line in box.events("file.signed")] == [sha256(new)], "the old version's never lay there"
     box.assert_exactly_signed(path)
 
@@ -322,9 +325,6 @@ def test_removed_signature_stays_removed_if_so_configured(box: Sandbox) -> None:
     path = box.drop("file")
     box.wait_signed(path)
     box.sign_of(path).unlink()
-    box.rescan()
-    box.wait_idle()
-    os.utime(path)
     box.rescan()
     box.wait_idle()
     assert len(box.requests()) == 1
@@ -500,6 +500,7 @@ def test_hostile_names(box: Sandbox) -> None:
     flat = [box.drop(name, b"flat " + name) for name in HOSTILE]
     nested = [box.drop(name + b"/" + name, b"nested " + name) for name in (b"d" + name[:100] for name in HOSTILE)]
     box.wait_signed(*flat, *nested)
+    box.wait_idle()
     box.assert_exactly_signed(*flat, *nested)
     relative = {os.fsencode(path.relative_to(box.outbox)) for path in (*flat, *nested)}
     assert {os.fsencode(line["path"]) for line in box.events("file.signed")} == relative

@@ -74,9 +74,7 @@ class Api:
         runner = await self._runner(writable=True)
         old = os.umask(0o777 & ~SOCKET_MODE)
         try:
-            socket.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            with suppress(FileNotFoundError):
-                socket.unlink()  # of a process that was killed; a living one would hold the outbox's lock
+            _make_room(socket)
             await web.UnixSite(runner, str(socket)).start()
         except OSError as error:
             msg = f"http.socket: {socket} cannot be made: {error.strerror}"
@@ -147,6 +145,13 @@ class Api:
     async def _lookup(self, request: web.Request) -> web.Response:
         paths = _paths(await _json_object(request))
         return web.json_response({"files": await self._sources.lookup(paths)})
+
+
+def _make_room(socket: Path) -> None:
+    """Remove the socket of a process that was killed; a living one would hold the outbox's lock."""
+    socket.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        socket.unlink()
 
 
 def describe(entry: Entry) -> dict[str, Any]:

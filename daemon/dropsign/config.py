@@ -55,7 +55,7 @@ def _mode(value: str) -> str:
         bits = int(value, 8)
     except ValueError:
         bits = -1
-    if not 0o400 <= bits <= 0o777:
+    if not 0o400 <= bits <= 0o777:  # noqa: PLR2004 - the message says it
         msg = 'must be octal digits between "0400" and "0777", such as "0644"'
         raise ValueError(msg)
     return value

@@ -64,7 +64,9 @@ class _Finder:
         if path is None and self._directory is not None and (self._directory / credential).exists():
             path = self._directory / credential
         if path is None:
-            self.mistakes.append(f"{key}: must be set to the file with {what} (or give systemd credential {credential})")
+            self.mistakes.append(
+                f"{key}: must be set to the file with {what} (or give systemd credential {credential})"
+            )
             return None
         try:
             with path.open("rb"):
@@ -78,7 +80,8 @@ class _Finder:
     def secret(self, key: str, given: Path | None, credential: str, what: str) -> Path | None:
         """Find a file that only this user, or this user's own group, may read."""
         path = self.find(key, given, credential, what)
-        if path is not None and (mistake := too_open(path)) is not None:
+        # systemd keeps its directory to this user, and shows the right that it gives as one of root's group.
+        if path is not None and given is not None and (mistake := too_open(path)) is not None:
             self.mistakes.append(f"{key}: {mistake}")
         return path
 
@@ -130,12 +133,14 @@ def _load(configuration: Configuration, finder: _Finder) -> Credentials:
     authority = finder.find("tls.authority", tls.authority, "authority", "the service's certificate authority")
     application = _application(configuration, finder)
     ends: dict[str, datetime] = {}
-    if authority is not None:
-        ends["authority"] = _check_dates("tls.authority", authority, finder.mistakes)
-    if certificate is not None:
-        ends["client"] = _check_dates("tls.certificate", certificate, finder.mistakes)
+    for name, key, path in (
+        ("authority", "tls.authority", authority),
+        ("client", "tls.certificate", certificate),
+    ):
+        if path is not None and (end := _check_dates(key, path, finder.mistakes)) is not None:
+            ends[name] = end
     context = None
-    if certificate is not None and private_key is not None and authority is not None:
+    if certificate is not None and private_key is not None and authority is not None and len(ends) == 2:  # noqa: PLR2004
         context = _context(tls, certificate, private_key, authority, finder)
     if finder.mistakes or context is None:
         raise CredentialsError(*finder.mistakes)
@@ -157,13 +162,13 @@ def _application(configuration: Configuration, finder: _Finder) -> Application:
     return Application(key, finder.text(name, secret))
 
 
-def _check_dates(key: str, path: Path, mistakes: list[str]) -> datetime:
-    """Return when the first certificate of a file ends."""
+def _check_dates(key: str, path: Path, mistakes: list[str]) -> datetime | None:
+    """Return when the first certificate of a file ends; None if it holds none."""
     try:
         certificate = x509.load_pem_x509_certificates(path.read_bytes())[0]
     except (ValueError, OSError):
         mistakes.append(f"{key}: {path} holds no PEM certificate")
-        return datetime.max.replace(tzinfo=UTC)
+        return None
     now, ends = datetime.now(UTC), certificate.not_valid_after_utc
     if ends <= now:
         mistakes.append(f"{key}: {path} expired on {ends:%Y-%m-%d}; ask the authority for a new one (dropsign keygen)")
@@ -173,14 +178,15 @@ def _check_dates(key: str, path: Path, mistakes: list[str]) -> datetime:
     return ends
 
 
-def _context(
-    tls: Tls, certificate: Path, private_key: Path, authority: Path, finder: _Finder
-) -> ssl.SSLContext | None:
+def _context(tls: Tls, certificate: Path, private_key: Path, authority: Path, finder: _Finder) -> ssl.SSLContext | None:
     """Make a context that trusts one authority only, checks the host name, and shows our certificate."""
     password = None
     if tls.private_key_password_file is not None:
         name = "tls.private_key_password_file"
+        before = len(finder.mistakes)
         password = finder.text(name, finder.secret(name, tls.private_key_password_file, "", "the key's password"))
+        if len(finder.mistakes) > before and not password:
+            return None  # what is wrong with it is said, and without it the key cannot be judged
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = _MINIMUM[tls.minimum_version]
     mistakes = finder.mistakes
@@ -204,7 +210,10 @@ def _context(
 def _explain_pair(error: OSError, certificate: Path, private_key: Path, *, encrypted: bool) -> str:
     reason = getattr(error, "reason", None) or ""
     if "MISMATCH" in reason:
-        return f"tls.private_key: {private_key} does not belong to the certificate {certificate}; check which key its request was made with"
+        return (
+            f"tls.private_key: {private_key} does not belong to the certificate {certificate}; "
+            "use the key that its request was made with"
+        )
     try:
         protected = b"ENCRYPTED" in private_key.read_bytes()
     except OSError:

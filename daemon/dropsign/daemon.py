@@ -163,9 +163,7 @@ class Daemon:
         outbox = self._configuration.outbox
         if outbox.watcher == "poll":
             return
-        watcher = Watcher(
-            outbox.path, recursive=outbox.recursive, on_batch=self._on_batch, on_loss=self._on_loss
-        )
+        watcher = Watcher(outbox.path, recursive=outbox.recursive, on_batch=self._on_batch, on_loss=self._on_loss)
         try:
             await asyncio.to_thread(watcher.start)
         except OSError as error:
@@ -186,11 +184,10 @@ class Daemon:
         self._metrics.overflows.inc()
         if loss is Loss.OVERFLOW:
             self._log.warning("watch.overflow", reason=str(loss))
-        elif loss is Loss.WATCH:
-            if "watch" not in self._warned:
-                self._warned.add("watch")
-                hint = "raise fs.inotify.max_user_watches; until then scans find what lies there"
-                self._log.warning("watch.degraded", reason=str(loss), error=detail, remedy=hint)
+        elif loss is Loss.WATCH and "watch" not in self._warned:
+            self._warned.add("watch")
+            hint = "raise fs.inotify.max_user_watches; until then scans find what lies there"
+            self._log.warning("watch.degraded", reason=str(loss), error=detail, remedy=hint)
         self._pipeline.rescan.request()
 
     # Supervision
@@ -203,9 +200,9 @@ class Daemon:
             await self._check_watch()
             await self._check_certificates()
             self._pipeline.intake.tell_unsettled()
-            if (closed := self._pipeline.gate.closed) is not None:
-                if self._pipeline.policy.summary_due(time.monotonic()):
-                    self._report.gate_waiting(closed, self._waiting)
+            closed = self._pipeline.gate.closed
+            if closed is not None and self._pipeline.policy.summary_due(time.monotonic()):
+                self._report.gate_waiting(closed, self._waiting)
             if self._healthy():
                 self._notifier.alive()
             self._notifier.status((await self._status()).as_line())

@@ -51,6 +51,7 @@ class Gate:
         self._open.set()
         self._held: dict[str, Closed] = {}
         self._outage: Closed | None = None
+        self._for_refusals = False
 
     @property
     def closed(self) -> Closed | None:
@@ -108,6 +109,7 @@ class Gate:
 
     def answered(self) -> None:
         """Take in an answer that shows that the service works."""
+        self._for_refusals = False
         if self._policy.success() is not None:
             ended, self._outage = self._outage, None
             self._reopen(ended)
@@ -117,10 +119,11 @@ class Gate:
 
         A refusal while the gate is closed for refusals is one of them; else it shows that the service works.
         """
-        if self._outage is not None and self._outage.reason == "rejecting":
+        if self._outage is not None and self._for_refusals:
             self.fault(SigningError(Fault.SERVICE, "rejecting", str(error), status=error.status))
             return True
         if self._policy.refusal(path, error.status or 0):
+            self._for_refusals = True
             self.fault(SigningError(Fault.SERVICE, "rejecting", f"many files in a row: {error}", status=error.status))
             return True
         if self._outage is not None:
@@ -134,7 +137,8 @@ class Gate:
     def hold(self, reason: str, detail: str) -> None:
         """Keep the gate shut for a fault of this machine, until `release`."""
         was_open = self._open.is_set()
-        self._held[reason] = Closed(reason, detail, time.time())
+        since = self._held[reason].since if reason in self._held else time.time()
+        self._held[reason] = Closed(reason, detail, since)
         self._open.clear()
         if was_open:
             self._on_closed(self._held[reason])

@@ -31,6 +31,7 @@ class Grouping(Generic[T, R]):
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._busy = False
+        self._idle = asyncio.Event()
 
     async def __call__(self, item: T) -> R:
         """Have the thread work on an item, together with others."""
@@ -43,7 +44,10 @@ class Grouping(Generic[T, R]):
         return await future
 
     async def close(self) -> None:
-        """Finish what has begun, and end the thread."""
+        """Finish what was asked for, and end the thread."""
+        while self._busy:
+            self._idle.clear()
+            await self._idle.wait()
         await asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -66,6 +70,7 @@ class Grouping(Generic[T, R]):
             self._start(loop)
         else:
             self._busy = False
+            self._idle.set()
         error = running.exception()
         results: Sequence[R | BaseException] = [error] * len(group) if error else running.result()
         for (_, future), result in zip(group, results, strict=True):

@@ -88,7 +88,7 @@ class Intake:
 
     async def found(self, findings: Sequence[Finding]) -> None:
         """Take in what a scan found; waits while there is much to settle already."""
-        while len(self.settling) >= RESTLESS_MOST:
+        while len(self.settling) >= RESTLESS_MOST:  # noqa: ASYNC110 - the paths settle in their own time
             await asyncio.sleep(0.05)
         forgotten = []
         now = time.monotonic()
@@ -127,6 +127,7 @@ class Intake:
         """Queue one failed or deferred drop again, at the end."""
         if self._is_owned(entry.path):
             return
+        self._withdraw_note(entry)
         drop = Drop(entry.path, entry.fingerprint, attempts, time.time(), self._parts.journal.next_ticket())
         self._parts.journal.queue(drop)
         self._parts.queue.put(drop)
@@ -147,6 +148,7 @@ class Intake:
             elif look.writer or young:
                 self.notice(look.path, Notice.FOUND)
             elif look.fingerprint is not None and look.refusal is None and (force or _is_given_up(entry)):
+                self._withdraw_note(entry)
                 await self._admit(look, entry, found=False)
             else:
                 await self._decide(look, entry, found=False)
@@ -207,7 +209,7 @@ class Intake:
             if restless is None or look.fingerprint is None:
                 continue
             self.settling.observe(look.path, look.fingerprint, time.monotonic())
-            if is_stale(look, known.get(look.path), written=restless.notice is Notice.MODIFIED):
+            if is_stale(look, known.get(look.path), written=restless.written):
                 self._parts.observer.changed(look.path)
                 await self._withdraw(look.path)
 
@@ -246,7 +248,10 @@ class Intake:
         if self._is_owned(path):
             self._missed[path] = Notice.FOUND
             return
-        match judge(look, entry, republish_missing=self._republish_missing):
+        verdict = judge(look, entry, republish_missing=self._republish_missing)
+        if verdict is not Verdict.NOTHING:
+            self._withdraw_note(entry)
+        match verdict:
             case Verdict.NOTHING:
                 self._parts.observer.unchanged(path)
             case Verdict.FORGET:
@@ -271,8 +276,6 @@ class Intake:
             if entry is not None and entry.state is State.SIGNED:
                 self._parts.observer.changed(look.path)
             await self._withdraw(look.path)
-        if entry is not None and entry.state is State.FAILED:
-            self._parts.outbox.remove_error(look.path)
         assert look.fingerprint is not None, "what is admitted is there"
         drop = Drop(look.path, look.fingerprint, 0, time.time(), self._parts.journal.next_ticket())
         self._parts.journal.queue(drop)
@@ -283,6 +286,11 @@ class Intake:
         withdraw = self._parts.outbox.withdraw
         if await asyncio.get_running_loop().run_in_executor(self._thread, withdraw, path):
             self._parts.observer.withdrawn(path)
+
+    def _withdraw_note(self, entry: Entry | None) -> None:
+        """Remove the FILE.sign-error of a failure that no longer holds."""
+        if entry is not None and entry.state is State.FAILED:
+            self._parts.outbox.remove_error(entry.path)
 
     def _examination_over(self, path: bytes) -> None:
         task = self._examined.pop(path)

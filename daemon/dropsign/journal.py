@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -65,11 +66,16 @@ class Journal:
         self._operations: queue.SimpleQueue[tuple[_Operation | None, bool, Future[Any] | None]] = queue.SimpleQueue()
         self._directories: dict[bytes, int] = {}
         self._lock = None if path is None else schema.lock(path)
-        self._connection = schema.connect(path)
+        try:
+            self._connection = schema.connect(path)
+        except JournalError:
+            self._unlock()
+            raise
         self._counter = schema.Counter(self._connection)
         self.last_ticket = schema.highest_ticket(self._connection)
         """The last place in the queue; 0 when nothing waits."""
-        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
+        self._ended = False
+        self._thread = threading.Thread(target=self._live, name="journal", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -77,9 +83,7 @@ class Journal:
         if self._thread.is_alive():
             self._submit(None, writes=False)
             self._thread.join()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._unlock()
 
     @property
     def is_alive(self) -> bool:
@@ -186,9 +190,7 @@ class Journal:
 
     def fail(self, drop: Drop, reason: str, error: str) -> None:
         """Record that a drop is given up until it changes or someone asks."""
-        self._put(
-            drop.path, State.FAILED, drop.fingerprint, attempts=drop.attempts, reason=reason, error=error
-        )
+        self._put(drop.path, State.FAILED, drop.fingerprint, attempts=drop.attempts, reason=reason, error=error)
 
     def refuse(self, path: bytes, fingerprint: Fingerprint, reason: str) -> None:
         """Record that a file can't be signed for what it is."""
@@ -228,7 +230,29 @@ class Journal:
     def _submit(self, operation: Callable[[sqlite3.Connection], T] | None, *, writes: bool) -> "Future[T]":
         future: Future[T] = Future()
         self._operations.put((operation, writes, future))
+        if self._ended:
+            self._abandon()
         return future
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _live(self) -> None:
+        try:
+            self._run()
+        finally:
+            self._ended = True
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Tell who asks a closed journal so, instead of letting them wait for ever."""
+        with suppress(queue.Empty):
+            while True:
+                _, _, future = self._operations.get_nowait()
+                if future is not None and future.set_running_or_notify_cancel():
+                    future.set_exception(JournalError("the journal is closed"))
 
     def _run(self) -> None:
         """Carry out operations; those that write wait in one transaction until it is due."""
@@ -245,6 +269,8 @@ class Journal:
                 self._commit(pending)
                 self._connection.close()
                 return
+            if future is not None and not future.set_running_or_notify_cancel():
+                continue  # who asked was cancelled
             if writes:
                 if not pending:
                     due = time.monotonic() + COMMIT_SECONDS
@@ -273,6 +299,10 @@ class Journal:
         try:
             operation(self._connection)
         except sqlite3.IntegrityError as error:
+            self._on_defect(error)
+        except sqlite3.Error:
+            raise
+        except Exception as error:  # noqa: BLE001 - a value that SQLite cannot hold must not cost others the thread
             self._on_defect(error)
 
     def _commit(self, pending: list[tuple[_Operation, Future[Any] | None]], *, again: bool = False) -> None:
@@ -313,9 +343,7 @@ class Journal:
         given = (values.get(key) for key in ("ticket", "attempts", "not_before", "reason", "error", "signature"))
         connection.execute(schema.UPSERT, (directory, name, state, *fingerprint, time.time(), *given))
 
-    def _signed(
-        self, connection: sqlite3.Connection, drop: Drop, signature: Signature, *, published: bool
-    ) -> None:
+    def _signed(self, connection: sqlite3.Connection, drop: Drop, signature: Signature, *, published: bool) -> None:
         directory, name = self._locate(connection, drop.path)
         row = (time.time(), directory, name, signature.size, signature.sha256, signature.text, drop.attempts)
         number = connection.execute(schema.INSERT_SIGNATURE, row).lastrowid
@@ -365,6 +393,8 @@ def _fulfil(future: "Future[Any]", operation: _Operation, connection: sqlite3.Co
         result = operation(connection)
     except sqlite3.Error as error:
         future.set_exception(JournalError(f"the journal cannot be read: {error}"))
+    except Exception as error:  # noqa: BLE001 - it is the asker's, and must not cost others the thread
+        future.set_exception(error)
     else:
         future.set_result(result)
 

@@ -16,9 +16,7 @@ class Metrics:
         self.files = Counter("dropsign_files", "Files by what became of them.", ["outcome"], registry=registry)
         self.bytes = Counter("dropsign_bytes", "Bytes of signed files.", registry=registry)
         self.requests = Counter("dropsign_requests", "Requests by result.", ["result"], registry=registry)
-        self.signing = Histogram(
-            "dropsign_signing_seconds", "Time of a request.", buckets=_BUCKETS, registry=registry
-        )
+        self.signing = Histogram("dropsign_signing_seconds", "Time of a request.", buckets=_BUCKETS, registry=registry)
         self.drop_to_sign = Histogram(
             "dropsign_drop_to_sign_seconds", "Time from settled to published.", buckets=_BUCKETS, registry=registry
         )

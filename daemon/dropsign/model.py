@@ -14,6 +14,9 @@ ERROR_SUFFIX = b".sign-error"
 NAME_MAX = 255
 """Bytes in a file name, on every Linux file system of note (limits.h)."""
 
+_INTEGER_MAX = 2**63 - 1
+"""The journal holds no larger number. Some file systems' inodes and times far from now are."""
+
 
 class Fingerprint(NamedTuple):
     """Identifies one version of a file's content without reading it.
@@ -30,7 +33,10 @@ class Fingerprint(NamedTuple):
     @classmethod
     def of(cls, status: os.stat_result) -> "Fingerprint":
         """Take the fingerprint from a stat result."""
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        inode, mtime_ns = status.st_ino & _INTEGER_MAX, status.st_mtime_ns
+        if not -_INTEGER_MAX <= mtime_ns <= _INTEGER_MAX:  # anyone may set it; ctime_ns tells such versions apart
+            mtime_ns = max(-_INTEGER_MAX, min(mtime_ns, _INTEGER_MAX))
+        return cls(status.st_dev, inode, status.st_size, mtime_ns, status.st_ctime_ns)
 
 
 class State(StrEnum):

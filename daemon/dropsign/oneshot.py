@@ -1,4 +1,4 @@
-"""Signs files and directories once, without a daemon, through the same chain; or has the daemon do it, where one runs."""
+"""Signs files and directories once, through the same chain as the daemon; or has the daemon do it, where one runs."""
 
 import asyncio
 import contextlib

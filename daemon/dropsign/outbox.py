@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from dropsign.errors import OutboxError, OutboxLockedError
 from dropsign.model import ERROR_SUFFIX, NAME_MAX, SIGN_SUFFIX, Fingerprint, Look
@@ -68,10 +68,8 @@ class Directories:
             descriptor = self._open[directory] = self._descend(directory)
         return descriptor, name
 
-    def all(self) -> dict[bytes, int]:
-        return self._open
-
     def close(self) -> None:
+        """Close them all, but the root."""
         for directory, descriptor in self._open.items():
             if directory:
                 os.close(descriptor)
@@ -97,7 +95,7 @@ class OpenDrop:
         self._fd = fd
         self._lock = threading.Lock()
 
-    def __enter__(self) -> "OpenDrop":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -75,7 +75,7 @@ class Pipeline:
             Filters(outbox.include, outbox.exclude),
             Settling(outbox.settle_seconds, outbox.settle_after_close_seconds, outbox.unsettled_warning_seconds),
             republish_missing=outbox.republish_missing,
-            on_forgetful=lambda: self.rescan.request(),
+            on_forgetful=lambda: self.rescan.request(),  # noqa: PLW0108 - it is made further down
         )
         self.pool = Pool(configuration.service, self.parts, self.intake, error_files=outbox.error_files)
         self.rescan = Rescan(self.parts, self.intake, outbox, listeners.scan_finished)

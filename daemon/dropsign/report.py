@@ -71,9 +71,7 @@ class Report:
     def adopted(self, path: bytes, signature: Signature) -> None:
         """See parts.Observer."""
         self._count("adopted")
-        self._log.info(
-            "file.adopted", path=path_text(path), size=signature.size, sha256=signature.sha256.hex()
-        )
+        self._log.info("file.adopted", path=path_text(path), size=signature.size, sha256=signature.sha256.hex())
 
     def republished(self, path: bytes) -> None:
         """See parts.Observer."""
@@ -101,9 +99,7 @@ class Report:
         """See parts.Observer."""
         self._count("failed")
         self._forgive(drop.path)
-        self._log.error(
-            "file.failed", path=path_text(drop.path), attempt=drop.attempts + 1, reason=reason, error=error
-        )
+        self._log.error("file.failed", path=path_text(drop.path), attempt=drop.attempts + 1, reason=reason, error=error)
 
     def refused(self, path: bytes, reason: str) -> None:
         """See parts.Observer."""

@@ -42,7 +42,7 @@ class Tally:
 class Scan:
     """One walk; blocks, and is for a thread of its own."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all by name, and each one plain
         self,
         outbox: Outbox,
         filters: Filters,
@@ -180,7 +180,7 @@ class Scan:
         try:
             with self._outbox.directories() as opened:
                 opened.of(directory + b"/.")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):  # the latter: a file or a link has its name now
             return True
         except OSError:
             return False

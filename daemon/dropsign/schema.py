@@ -17,6 +17,15 @@ APPLICATION_ID: Final = 0x64727073
 _BUSY_MILLISECONDS: Final = 5000
 
 
+def _legal_beginnings() -> str:
+    """Return a trigger that refuses a new path in a state that the table of states does not let it begin in."""
+    legal = ", ".join(f"'{new}'" for new in sorted(filter(None, MOVES[None])))
+    return (
+        f"CREATE TRIGGER legal_beginnings AFTER INSERT ON drops WHEN new.state NOT IN ({legal})"
+        " BEGIN SELECT RAISE(ABORT, 'illegal beginning'); END"
+    )
+
+
 def _legal_moves() -> str:
     """Return a trigger that refuses what the table of states does not have."""
     legal = " OR ".join(
@@ -46,6 +55,7 @@ MIGRATIONS: Final[list[list[str]]] = [
         "CREATE INDEX queued ON drops (ticket) WHERE state = 'queued'",
         "CREATE INDEX deferred ON drops (not_before) WHERE state = 'deferred'",
         "CREATE INDEX given_up ON drops (state) WHERE state IN ('failed', 'refused')",
+        _legal_beginnings(),
         _legal_moves(),
     ],
 ]

@@ -43,6 +43,7 @@ class Restless:
         due: when to look.
         fingerprint: the last one seen, and since when it has been the same.
         found: only scans told of it.
+        written: a notice said that content was written, whatever notices came after it.
         warned: that it never rests was said.
     """
 
@@ -52,6 +53,7 @@ class Restless:
     fingerprint: Fingerprint | None = None
     since: float = 0.0
     found: bool = True
+    written: bool = False
     warned: bool = False
     queued: float | None = None
     """The time under which it stands in the queue; an entry with another time is a left-over."""
@@ -89,6 +91,7 @@ class Settling:
         restless.found = restless.found and notice is Notice.FOUND
         if notice is Notice.MODIFIED:
             restless.fingerprint = None
+            restless.written = True
         self._put(path, restless, now + (self.quiet_after_close_seconds if notice in _FINISHED else self.quiet_seconds))
         return new
 

@@ -272,7 +272,8 @@ class Signer:
             seconds = self._service.timeout_seconds
             return SigningError(Fault.SERVICE, "unreachable", f"no answer within {seconds:g} s from {self._url}")
         if isinstance(tls, ssl.SSLCertVerificationError):
-            text = f"the service's certificate is not accepted: {getattr(tls, 'verify_message', None) or tls}; check tls.authority and service.url"
+            why = getattr(tls, "verify_message", None) or tls
+            text = f"the service's certificate is not accepted: {why}; check tls.authority and service.url"
             return SigningError(Fault.SERVICE, "tls", text)
         if isinstance(tls, ssl.SSLError):
             if "ALERT" in (tls.reason or ""):
@@ -313,7 +314,7 @@ class Signer:
         self._last_date = date
         try:
             self.clock_skew_seconds = time.time() - email.utils.parsedate_to_datetime(date).timestamp()
-        except ValueError:
+        except (ValueError, OverflowError):
             return
 
 
@@ -353,11 +354,11 @@ def _retry_after(value: str | None) -> float | None:
     """Return the seconds that `Retry-After` asks for, given as seconds or as a date (RFC 9110, 10.2.3)."""
     if value is None:
         return None
-    if value.strip().isdigit():
+    if value.isascii() and value.strip().isdigit():
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -1,11 +1,11 @@
 """The one table of a drop's states and the moves between them; whatever is not in it is illegal.
 
-    None      nobody knows the path, or it is forgotten
-    queued    settled, waits for its signature (in memory or, beyond that, in the journal alone)
-    deferred  rests until a time: it cannot be read just now, or an attempt was charged
-    signed    FILE.sign lies beside it and matches
-    failed    tried and given up until it changes or someone asks
-    refused   can't be signed for what it is
+None      nobody knows the path, or it is forgotten
+queued    settled, waits for its signature (in memory or, beyond that, in the journal alone)
+deferred  rests until a time: it cannot be read just now, or an attempt was charged
+signed    FILE.sign lies beside it and matches
+failed    tried and given up until it changes or someone asks
+refused   can't be signed for what it is
 """
 
 from typing import Final

@@ -136,7 +136,10 @@ class Watcher:
         self._stopped = True
         if self._reader is not None:
             self._reader.stop()
-            self._reader.join(5)
+            if self._reader.ident is None:  # it could not be started, and so will not close anything itself
+                self._reader._close_resources()  # noqa: SLF001 - watchdog has no other way
+            else:
+                self._reader.join(5)
 
     def healthy(self) -> bool:
         """Tell whether the thread lives and still watches what lies at the root's path."""

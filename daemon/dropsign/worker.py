@@ -78,9 +78,7 @@ class MemoryBudget:
 class Pool:
     """`concurrency` workers, and the publishing of what they get."""
 
-    def __init__(
-        self, service: Service, parts: Parts, feeder: Feeder, *, error_files: bool = False
-    ) -> None:
+    def __init__(self, service: Service, parts: Parts, feeder: Feeder, *, error_files: bool = False) -> None:
         """Prepare the pool.
 
         Args:
@@ -199,7 +197,7 @@ class Pool:
             if not await self._parts.proves(drop.path, drop.fingerprint, signature):
                 text = "the service's signature does not verify with verify.key"
                 raise SigningError(Fault.ANSWER, "bad_signature", text)
-            return signature, seconds
+            return signature, seconds  # noqa: TRY300 - what raises stands above, all of it
         except SourceError as error:
             if isinstance(error.__cause__, OSError):
                 raise error.__cause__ from None
@@ -282,6 +280,8 @@ class Pool:
                     self._defer(drop, "unpublishable", f"cannot write beside it: {error.strerror}", _DEFERRAL_TRIES)
                 else:
                     parts.gate.release("disk")
+                    if self._error_files:
+                        parts.outbox.remove_error(drop.path)
                     parts.journal.sign(drop, signature)
                     parts.observer.signed(drop, signature, seconds)
                 return

@@ -66,7 +66,7 @@ class _SocketConnection(http.client.HTTPConnection):
 
 def dropsign(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run one verb to its end."""
-    return subprocess.run(  # noqa: S603 - our own program
+    return subprocess.run(
         [sys.executable, "-m", "dropsign", *map(str, arguments)],
         capture_output=True, text=True, timeout=120 * SLOWNESS, check=False, **options,
     )  # fmt: skip
@@ -140,7 +140,7 @@ class Sandbox:
             "--log", self.request_log, "--faults-file", self.faults_file, *options,
         ]  # fmt: skip
         with (self.directory / "service.log").open("ab") as log:
-            self._service = subprocess.Popen(  # noqa: S603 - our own program
+            self._service = subprocess.Popen(
                 [sys.executable, "-m", "dropsign", *map(str, arguments)], stdout=log, stderr=log
             )
         wait_until(self._service_answers, what="the signing service's start")
@@ -187,7 +187,7 @@ class Sandbox:
         """Start the daemon, and wait until it says that it is ready."""
         before = len(self.events("daemon.ready"))
         with self.daemon_log.open("ab") as log:
-            self.daemon = subprocess.Popen(  # noqa: S603 - our own program
+            self.daemon = subprocess.Popen(
                 [sys.executable, "-m", "dropsign", "--config", str(self.config), "run"],
                 stdout=log, stderr=log, env={**os.environ, **(environment or {})},
             )  # fmt: skip
@@ -276,12 +276,12 @@ class Sandbox:
         """Ask for a full scan by signal, and wait until one has ended that began after this."""
         assert self.daemon is not None
         for _ in range(2):  # one that already runs may have passed by
-            before = len(self.events("scan.finished"))
+            before = self.status()["last_scan"]
             self.daemon.send_signal(signal.SIGUSR1)
-            wait_until(partial(self._scanned, before), what="a scan's end")
+            wait_until(partial(self._scanned_after, before), what="a scan's end")
 
-    def _scanned(self, before: int) -> bool:
-        return len(self.events("scan.finished")) > before
+    def _scanned_after(self, before: dict[str, Any] | None) -> bool:
+        return bool(self.status()["last_scan"] != before)
 
     def wait_idle(self, seconds: float = 20) -> None:
         """Wait until nothing settles, waits or is in flight."""

@@ -18,9 +18,9 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's callbacks get their value by position
+def _version(wanted: bool) -> None:
     if wanted:
-        from dropsign import __version__  # noqa: PLC0415
+        from dropsign import __version__
 
         console.out.print(f"dropsign {__version__}", highlight=False)
         raise typer.Exit
@@ -63,6 +63,6 @@ def run(arguments: list[str] | None = None) -> int:
     except DropsignError as error:
         console.complain(str(error))
         return error.exit_code
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - what is no mistake on the command line is raised again
         return console.usage_error(error)
     return result if isinstance(result, int) else ExitCode.DONE

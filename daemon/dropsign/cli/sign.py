@@ -6,7 +6,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -27,7 +27,7 @@ class _Show:
             self._task = self._bar.add_task("signing", total=0)
             self._total = 0
 
-    def __enter__(self) -> "_Show":
+    def __enter__(self) -> Self:
         if self._bar is not None:
             self._bar.start()
         return self

@@ -1,25 +1,15 @@
 """The demo: the main job from the first certificate to the last verified signature, told step by step."""
 
-import hashlib
 import os
-import shutil
-import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Protocol
-
-import pybase64
 
 from dropsign.embedded.demo_files import PIECES, SMALL, DemoFile, Way, change, dropping, plan, ways
 from dropsign.embedded.demo_patience import Patience
 from dropsign.embedded.demo_site import Site
-from dropsign.model import SIGN_SUFFIX
-from dropsign.verifier import Verifier
-
-SCHEME: Final = "ecdsa-sha256"
+from dropsign.embedded.demo_verification import Problem, Verification
 
 _CHANGED_MOST: Final = 6
 _PAUSE_SECONDS: Final = 0.7
@@ -35,14 +25,6 @@ class Step:
     name: str
     seconds: float
     detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong with one file."""
-
-    name: bytes
-    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +99,7 @@ class Demo:
             started = time.monotonic()
             detail = take()
             self._audience.ended(Step(name, time.monotonic() - started, detail))
-        size = sum(self._path(file).stat().st_size for file in self._files)
+        size = sum(file.at(self._site.outbox).stat().st_size for file in self._files)
         return Outcome(len(self._files), size, len(self._site.signed_digests()), self._problems)
 
     # The steps
@@ -144,7 +126,7 @@ class Demo:
     def _sign_first(self) -> str:
         self._drop([self._first])
         closed = time.monotonic()
-        sign = self._sign(self._first)
+        sign = self._first.sign_at(self._site.outbox)
         self._await(lambda: "" if sign.exists() else "the first signature", _LATENCY_POLL_SECONDS)
         latency_ms = (time.monotonic() - closed) * 1000
         return f"{sign.name}, {latency_ms:.0f} ms after {os.fsdecode(self._first.name)} was closed"
@@ -154,38 +136,37 @@ class Demo:
         return ways(self._files)
 
     def _await_all(self) -> str:
-        self._await_files(self._files, lambda file: self._sign(file).exists())
+        self._await_files(self._files, lambda file: file.sign_at(self._site.outbox).exists())
         return f"{len(self._files)} files; requests: {len(self._site.signed_digests())}"
 
     def _change_some(self) -> str:
         site = self._site
         requests = len(site.signed_digests())
         for manner, file in enumerate(self._changed):
-            change(self._path(file), site.outside, manner)
-        self._path(self._first).touch()
-        verifier = self._verifier()
-        self._await_files(self._changed, lambda file: self._problem(file, verifier) is None)
+            change(file.at(site.outbox), site.outside, manner)
+        self._first.at(site.outbox).touch()
+        verification = Verification(site)
+        self._await_files(self._changed, lambda file: verification.problem(file) is None)
         self._await_scan()
-        withdrawn = site.withdrawn()
-        self._problems += [
-            Problem(file.name, "was changed, but its stale signature was not withdrawn")
-            for file in self._changed
-            if file.name not in withdrawn
-        ]
+        self._problems += verification.not_withdrawn(self._changed)
         requests = len(site.signed_digests()) - requests
         return f"{len(self._changed)} changed, 1 only touched; requests: {requests}"
 
     def _verify_all(self) -> str:
-        verifier = self._verifier()
-        found = []
+        verification = Verification(self._site)
+        found: list[Problem] = []
         for done, file in enumerate(self._files):
             self._patience.rest(0)
             self._audience.advances(done, len(self._files))
-            if (what := self._problem(file, verifier)) is not None:
-                found.append(Problem(file.name, what))
-        self._problems += [*found, *self._sent_twice(), *self._left_over()]
+            if (problem := verification.problem(file)) is not None:
+                found.append(problem)
+        self._problems += [*found, *verification.sent_twice(self._files), *verification.left_over(self._files)]
         text = f"{len(self._files) - len(found)} of {len(self._files)} verify with the service's public key"
-        return text + self._ask_openssl()
+        if found or (accepted := verification.openssl_accepts(self._first)) is None:
+            return text
+        if not accepted:
+            self._problems.append(Problem(self._first.name, "has a signature that openssl does not accept"))
+        return f"{text}; openssl {'agrees' if accepted else 'does not agree'}"
 
     # Waiting
 
@@ -229,13 +210,6 @@ class Demo:
 
     # Files
 
-    def _path(self, file: DemoFile) -> Path:
-        return file.at(self._site.outbox)
-
-    def _sign(self, file: DemoFile) -> Path:
-        path = self._path(file)
-        return path.with_name(path.name + os.fsdecode(SIGN_SUFFIX))
-
     def _drop(self, files: Sequence[DemoFile]) -> None:
         """Drop files; those that are written slowly are open all the while."""
         slow = [self._dropping(file) for file in files if file.way is Way.SLOWLY]
@@ -253,57 +227,6 @@ class Demo:
 
     def _dropping(self, file: DemoFile) -> Iterator[None]:
         return dropping(file, self._site.outbox, self._site.outside)
-
-    # Verification
-
-    def _verifier(self) -> Verifier:
-        return Verifier.load(self._site.public_key, SCHEME)
-
-    def _problem(self, file: DemoFile, verifier: Verifier) -> str | None:
-        """Say what is wrong with a file's signature, if anything."""
-        try:
-            text = self._sign(file).read_bytes()
-        except FileNotFoundError:
-            return "has no signature"
-        with self._path(file).open("rb") as opened:
-            return None if verifier.verify_file(opened, text) else "has a signature that does not fit it"
-
-    def _sent_twice(self) -> Iterator[Problem]:
-        """Find contents that the service has signed more than once; the touched file's above all."""
-        counts = Counter(self._site.signed_digests())
-        twice = {digest for digest, count in counts.items() if count > 1}
-        for file in self._files if twice else ():
-            with self._path(file).open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            if digest in twice:
-                yield Problem(file.name, f"was sent {counts[digest]} times, though its content was the same")
-
-    def _left_over(self) -> Iterator[Problem]:
-        """Find what lies in the outbox and should not."""
-        expected = {path for file in self._files for path in (self._path(file), self._sign(file))}
-        for path in self._site.outbox.rglob("*"):
-            if path not in expected and not path.is_dir():
-                yield Problem(
-                    os.fsencode(path.relative_to(self._site.outbox)), "is neither a file dropped nor its .sign"
-                )
-
-    def _ask_openssl(self) -> str:
-        """Have the openssl command line verify the first signature as well, where there is one."""
-        openssl = shutil.which("openssl")
-        sign = self._sign(self._first)
-        if openssl is None or not sign.exists():
-            return ""
-        arguments = ["dgst", "-sha256", "-verify", str(self._site.public_key), "-signature", "/dev/stdin"]
-        told = subprocess.run(  # noqa: S603 - a signature that openssl is to judge
-            [openssl, *arguments, self._path(self._first)],
-            input=pybase64.b64decode(sign.read_bytes()),
-            capture_output=True,
-            check=False,
-        )
-        if told.returncode:
-            self._problems.append(Problem(self._first.name, "has a signature that openssl does not accept"))
-            return ""
-        return "; openssl agrees"
 
 
 def _to_change(files: Sequence[DemoFile]) -> list[DemoFile]:

@@ -9,6 +9,8 @@ from itertools import cycle
 from pathlib import Path
 from typing import Final
 
+from dropsign.model import SIGN_SUFFIX
+
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
 
@@ -45,6 +47,10 @@ class DemoFile:
     def at(self, outbox: Path) -> Path:
         """Return where it lies."""
         return outbox / os.fsdecode(self.name)
+
+    def sign_at(self, outbox: Path) -> Path:
+        """Return where its signature belongs."""
+        return outbox / os.fsdecode(self.name + SIGN_SUFFIX)
 
 
 _NAMED: Final = (

@@ -1,0 +1,1 @@
+"""Benchmarks: each compares with a named baseline in one run and prints ratios."""
