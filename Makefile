@@ -17,7 +17,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),env,sudo -n)
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 MAY_INSTALL := command -v apt-get >/dev/null && $(AS_ROOT) true 2>/dev/null
 
-SOURCES := daemon tests $(wildcard bench)
+SOURCES := daemon tests bench docs/make-demo-picture.py
 
 # Arguments for the demo: make demo ARGS=--keep
 ARGS ?=

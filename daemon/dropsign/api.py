@@ -59,7 +59,7 @@ class Api:
             try:
                 await web.TCPSite(runner, host.strip("[]"), int(port)).start()
             except OSError as error:
-                msg = f"http.listen: {listen} cannot be listened on: {error.strerror}"
+                msg = f"http.listen: {listen} cannot be listened on: {error.strerror or error}"
                 raise ConfigurationError(msg) from None
 
     async def close(self) -> None:
@@ -77,7 +77,7 @@ class Api:
             _make_room(socket)
             await web.UnixSite(runner, str(socket)).start()
         except OSError as error:
-            msg = f"http.socket: {socket} cannot be made: {error.strerror}"
+            msg = f"http.socket: {socket} cannot be made: {error.strerror or error} (107 bytes is the longest path)"
             raise ConfigurationError(msg) from None
         finally:
             os.umask(old)

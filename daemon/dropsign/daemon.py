@@ -1,44 +1,38 @@
-"""The daemon: builds everything, in order; signals, reload, supervision; stops everything, in order."""
+"""The daemon: builds everything, in order; signals and reload; stops everything, in order."""
 
 import asyncio
 import gc
-import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dropsign import __version__, config, credentials
-from dropsign.api import Api, Sources, describe
+from dropsign.answers import Answers
+from dropsign.api import Api
 from dropsign.config import Configuration
-from dropsign.credentials import Credentials
-from dropsign.errors import ConfigurationError, DropsignError, ExitCode, OutboxError, SigningError
+from dropsign.errors import DropsignError, ExitCode, SigningError
 from dropsign.filters import Filters
-from dropsign.gate import Closed
 from dropsign.journal import Journal
 from dropsign.log import Log
 from dropsign.metrics import Metrics
-from dropsign.model import State
 from dropsign.notify import Notifier
 from dropsign.outbox import Outbox
 from dropsign.pipeline import Doors, Listeners, Pipeline
 from dropsign.report import Report
 from dropsign.rescan import Finished
+from dropsign.rotation import Rotation
 from dropsign.signer import Signer
-from dropsign.status import GateStatus, Status
 from dropsign.verifier import Verifier
-from dropsign.watcher import Batch, Loss, Watcher
+from dropsign.watchkeeper import WatchKeeper
 
 T = TypeVar("T")
 
 SUPERVISION_SECONDS: Final = 2.0
 """How often threads, outbox and certificate files are looked at."""
-
-EXPIRY_WARNING_DAYS: Final = 14
 
 _HANDSHAKE_REASONS: Final = frozenset({"unreachable", "tls", "credentials"})
 """Why the gate may be closed that a handshake alone can disprove."""
@@ -52,46 +46,48 @@ class Daemon:
     """One outbox, served until a signal says stop."""
 
     def __init__(self, path: Path, environment: Mapping[str, str], log: Log, configuration: Configuration) -> None:
+        """Open all doors.
+
+        Args:
+            path: where the configuration came from, for reloads.
+            environment: of the process.
+            log: where to tell what happens.
+            configuration: as it was loaded.
+
+        Raises:
+            DropsignError: one of them stays shut; the process is to end.
+        """
+        sys.setswitchinterval(_SWITCH_SECONDS)
         self._path = path
         self._environment = environment
         self._log = log
         self._configuration = configuration
-        self._notifier = Notifier(environment)
-        self._metrics = Metrics(__version__)
-        self._report = Report(log, self._metrics)
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._cut_short = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._watcher: Watcher | None = None
-        self._lost: str | None = None
-        self._warned: set[str] = set()
+        self._exit_code = ExitCode.DONE
+        log.info("daemon.starting", version=__version__, outbox=str(configuration.outbox.path))
+        self._notifier = Notifier(environment)
+        self._report = Report(log, Metrics(__version__))
+        self._rotation = Rotation(configuration, environment, log=log, metrics=self._report.metrics)
+        self._signer = Signer(configuration.service, self._rotation.current)
+        self._pipeline = self._build(configuration)
+        self._keeper = WatchKeeper(
+            configuration.outbox,
+            self._pipeline.parts.outbox,
+            intake=self._pipeline.intake,
+            rescan=self._pipeline.rescan,
+            gate=self._pipeline.gate,
+            log=log,
+            metrics=self._report.metrics,
+        )
+        self._answers = Answers(self._pipeline, self._keeper, self._rotation, self._report)
+        self._api = Api(self._answers.sources())
 
-    async def run(self) -> int:
-        """Serve; return the exit code.
-
-        Raises:
-            DropsignError: the daemon cannot start.
-        """
-        sys.setswitchinterval(_SWITCH_SECONDS)
-        self._log.info("daemon.starting", version=__version__, outbox=str(self._configuration.outbox.path))
-        self._open()
-        try:
-            await self._start()
-            await self._stop.wait()
-        finally:
-            await self._shut_down()
-        return ExitCode.DONE
-
-    # Start
-
-    def _open(self) -> None:
-        """Open all doors; what was opened is closed again if one stays shut."""
-        configuration = self._configuration
-        self._credentials = credentials.load(configuration, self._environment)
-        verify = configuration.verify
+    def _build(self, configuration: Configuration) -> Pipeline:
+        verify, loop = configuration.verify, asyncio.get_running_loop()
         verifier = Verifier.load(verify.key, verify.scheme) if verify.key is not None else None
-        loop = asyncio.get_running_loop()
         outbox = Outbox(
             configuration.outbox.path,
             sign_mode=int(configuration.outbox.sign_mode, 8),
@@ -103,49 +99,60 @@ class Daemon:
             on_trouble=partial(self._in_loop, loop, self._on_journal_trouble),
             on_defect=partial(self._in_loop, loop, self._report.defect),
         )
-        self._signer = Signer(configuration.service, self._credentials)
-        self._pipeline = Pipeline(
-            configuration,
-            Doors(outbox, journal, self._signer, verifier),
-            Listeners(
-                observer=self._report,
-                gate_closed=self._report.gate_closed,
-                gate_opened=lambda closed, seconds: self._report.gate_opened(closed, seconds, self._waiting),
-                before_probe=self._reread_credentials,
-                scan_finished=self._on_scan,
-            ),
+        listeners = Listeners(
+            observer=self._report,
+            gate_closed=self._report.gate_closed,
+            gate_opened=lambda closed, seconds: self._report.gate_opened(closed, seconds, self._waiting),
+            before_probe=lambda: self._rotation.check(self._signer, trial=lambda: False),
+            scan_finished=self._on_scan,
         )
-        self._outbox, self._journal = outbox, journal
-        self._say_credentials()
+        return Pipeline(configuration, Doors(outbox, journal, self._signer, verifier), listeners)
 
     @staticmethod
     def _in_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[T], None], value: T) -> None:
         """Call back in the event loop, from another thread."""
         loop.call_soon_threadsafe(callback, value)
 
+    async def run(self) -> int:
+        """Serve; return the exit code.
+
+        Raises:
+            DropsignError: the daemon cannot start.
+        """
+        try:
+            await self._start()
+            await self._stop.wait()
+        finally:
+            await self._shut_down()
+        return self._exit_code
+
     async def _start(self) -> None:
+        self._listen_to_signals()
+        http = self._configuration.http
+        await self._api.start(http.socket, http.listen)
+        await self._keeper.arm()
+        self._pipeline.pool.start()
+        for service in (
+            self._pipeline.intake.run(),
+            self._pipeline.rescan.run(),
+            self._supervise(),
+            self._requeue(),
+            self._probe_when_idle(),
+        ):
+            self._spawn(service)
+        self._spawn(self._try_service())
+        _calm_collector()
+        self._notifier.ready("watching")
+        milliseconds = round((time.monotonic() - self._started) * 1000)
+        self._log.info("daemon.ready", outbox=str(self._configuration.outbox.path), duration_ms=milliseconds)
+
+    def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         signal.signal(signal.SIGIO, signal.SIG_IGN)  # a broken lease of ours would end the process
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
         loop.add_signal_handler(signal.SIGUSR1, self._pipeline.rescan.request)
-        self._watch_metrics()
-        self._api = Api(self._sources())
-        await self._api.start(self._configuration.http.socket, self._configuration.http.listen)
-        await self._arm()
-        self._pipeline.pool.start()
-        self._spawn(self._pipeline.intake.run())
-        self._spawn(self._pipeline.rescan.run())
-        self._spawn(self._supervise())
-        self._spawn(self._requeue())
-        self._spawn(self._probe_when_idle())
-        self._spawn(self._try_service())
-        _calm_collector()
-        self._notifier.ready("watching")
-        self._log.info(
-            "daemon.ready", outbox=str(self._outbox.root), duration_ms=round((time.monotonic() - self._started) * 1000)
-        )
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
@@ -156,126 +163,27 @@ class Daemon:
         self._tasks.discard(task)
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
             self._report.defect(error)
+            self._exit_code = ExitCode.SOME_FAILED
             self._stop.set()  # a supervisor restarts what cannot go on
 
-    async def _arm(self) -> None:
-        """Start watching, unless the outbox is polled."""
-        outbox = self._configuration.outbox
-        if outbox.watcher == "poll":
-            return
-        watcher = Watcher(outbox.path, recursive=outbox.recursive, on_batch=self._on_batch, on_loss=self._on_loss)
-        try:
-            await asyncio.to_thread(watcher.start)
-        except OSError as error:
-            watcher.close()
-            msg = (
-                f"outbox.path: {outbox.path} cannot be watched: {error.strerror}; "
-                'raise fs.inotify.max_user_instances and max_user_watches, or set outbox.watcher = "poll"'
-            )
-            raise OutboxError(msg) from None
-        self._watcher = watcher
-
-    def _on_batch(self, batch: Batch) -> None:
-        notice = self._pipeline.intake.notice
-        for path, kind in batch:
-            notice(path, kind)
-
-    def _on_loss(self, loss: Loss, detail: str) -> None:
-        self._metrics.overflows.inc()
-        if loss is Loss.OVERFLOW:
-            self._log.warning("watch.overflow", reason=str(loss))
-        elif loss is Loss.WATCH and "watch" not in self._warned:
-            self._warned.add("watch")
-            hint = "raise fs.inotify.max_user_watches; until then scans find what lies there"
-            self._log.warning("watch.degraded", reason=str(loss), error=detail, remedy=hint)
-        self._pipeline.rescan.request()
-
-    # Supervision
+    # What runs beside the pipeline
 
     async def _supervise(self) -> None:
         interval = SUPERVISION_SECONDS
         if (wanted := self._notifier.watchdog_seconds) is not None:
             interval = min(interval, wanted / 3)
+        gate = self._pipeline.gate
         while True:
-            await self._check_watch()
-            await self._check_certificates()
+            await self._keeper.check()
+            await self._rotation.check(self._signer, trial=lambda: gate.closed is None)
+            self._rotation.warn_of_expiry()
             self._pipeline.intake.tell_unsettled()
-            closed = self._pipeline.gate.closed
-            if closed is not None and self._pipeline.policy.summary_due(time.monotonic()):
-                self._report.gate_waiting(closed, self._waiting)
-            if self._healthy():
+            if gate.closed is not None and self._pipeline.policy.summary_due(time.monotonic()):
+                self._report.gate_waiting(gate.closed, self._waiting)
+            if self._answers.healthy():
                 self._notifier.alive()
-            self._notifier.status((await self._status()).as_line())
+            self._notifier.status((await self._answers.status()).as_line())
             await asyncio.sleep(interval)
-
-    def _healthy(self) -> bool:
-        return self._journal.is_alive and (self._watcher is None or self._lost is not None or self._watcher.healthy())
-
-    async def _check_watch(self) -> None:
-        """See to it that what is watched is what lies at the outbox's path."""
-        there = await asyncio.to_thread(self._outbox.is_there)
-        watched = self._watcher is None or self._watcher.healthy()
-        if there and watched and self._lost is None:
-            return
-        if self._lost is None:
-            self._lost = "outbox_gone" if not there else "watcher_died"
-            self._log.error("watch.lost", reason=self._lost, outbox=str(self._outbox.root))
-            self._pipeline.gate.hold("outbox", f"{self._outbox.root} is not there")
-        try:
-            if not there:
-                self._outbox.reopen()
-            if self._watcher is not None:
-                self._watcher.close()
-                await self._arm()
-        except OutboxError:
-            return
-        self._lost = None
-        self._pipeline.gate.release("outbox")
-        self._log.info("watch.restored", outbox=str(self._outbox.root))
-        self._pipeline.rescan.request()
-
-    async def _check_certificates(self) -> None:
-        """Take up credentials that changed on disk, after a trial handshake; warn of certificates that end soon."""
-        if self._credentials.changed_on_disk():
-            await self._reread_credentials()
-        for which, ends in self._credentials.certificates.items():
-            days = (ends - datetime.now(UTC)).days
-            if days < EXPIRY_WARNING_DAYS and which not in self._warned:
-                self._warned.add(which)
-                self._log.warning("credentials.expiring", which=which, days=days, expires=ends.isoformat())
-
-    async def _reread_credentials(self) -> None:
-        """Use the credentials that now lie on disk, if they are others and good."""
-        if not self._credentials.changed_on_disk():
-            return
-        try:
-            fresh = await asyncio.to_thread(credentials.load, self._configuration, self._environment)
-        except ConfigurationError as error:
-            if str(error) not in self._warned:
-                self._warned.add(str(error))
-                self._log.error("credentials.refused", error=str(error))
-            return
-        if self._pipeline.gate.closed is None:
-            try:
-                await self._signer.handshake(fresh)
-            except SigningError as error:
-                if str(error) not in self._warned:
-                    self._warned.add(str(error))
-                    self._log.error("credentials.refused", error=str(error), reason=error.reason)
-                return
-        await self._use(fresh)
-
-    async def _use(self, fresh: Credentials) -> None:
-        self._credentials = fresh
-        self._warned.clear()
-        await self._signer.renew(fresh)
-        self._say_credentials()
-
-    def _say_credentials(self) -> None:
-        ends = {which: end.isoformat() for which, end in self._credentials.certificates.items()}
-        self._log.info("credentials.loaded", expires=ends)
-        for which, end in self._credentials.certificates.items():
-            self._metrics.expiry.labels(which=which).set(end.timestamp())
 
     async def _requeue(self) -> None:
         """Queue deferred drops when their time has come."""
@@ -296,7 +204,7 @@ class Daemon:
         while True:
             await asyncio.sleep(0.5)
             closed = gate.closed
-            if closed is None or closed.reason not in _HANDSHAKE_REASONS or self._pipeline.parts.queue:
+            if closed is None or closed.reason not in _HANDSHAKE_REASONS or self._pipeline.queue:
                 continue
             async with gate.passage():
                 if gate.closed is None:
@@ -308,26 +216,20 @@ class Daemon:
                 else:
                     gate.answered()
 
+    # What is told
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._pipeline.queue)
+
     def _on_journal_trouble(self, text: str | None) -> None:
         if text is None:
             self._pipeline.gate.release("journal")
         else:
-            self._pipeline.gate.hold("journal", f"{self._journal.path}: {text}")
+            self._pipeline.gate.hold("journal", f"{self._configuration.journal.path}: {text}")
 
     def _on_scan(self, finished: Finished) -> None:
-        self._metrics.scan.set(finished.seconds)
-        polling = self._configuration.outbox.watcher == "poll"
-        say = self._log.debug if polling and not finished.tally.differences else self._log.info
-        say(
-            "scan.finished",
-            files=finished.tally.files,
-            directories=finished.tally.directories,
-            differences=finished.tally.differences,
-            unreadable=finished.tally.unreadable,
-            duration_ms=round(finished.seconds * 1000, 3),
-        )
-
-    # Reload
+        self._report.scan_finished(finished, quiet=self._configuration.outbox.watcher == "poll")
 
     async def _reload(self) -> None:
         """Take up a new configuration, as far as that can be done in full flight; a broken one is refused."""
@@ -341,98 +243,11 @@ class Daemon:
         else:
             old, self._configuration = self._configuration, fresh
             self._pipeline.intake.filters = filters
-            await self._use(loaded)
+            self._rotation.configuration = fresh
+            await self._rotation.use(loaded, self._signer)
             self._log.info("daemon.reloaded", needs_restart=needs_restart(old, fresh))
             self._pipeline.rescan.request()
         self._notifier.ready("watching")
-
-    # Answers
-
-    @property
-    def _waiting(self) -> int:
-        return len(self._pipeline.queue)
-
-    def _watch_metrics(self) -> None:
-        metrics = self._metrics
-        metrics.watch(metrics.in_flight, lambda: self._pipeline.pool.in_flight)
-        metrics.watch(metrics.watcher_alive, lambda: float(self._healthy()))
-
-    def _sources(self) -> Sources:
-        return Sources(
-            status=self._status,
-            healthy=self._healthy,
-            exposition=self._exposition,
-            entries=self._journal.entries,
-            lookup=self._lookup,
-            retry=self._retry,
-            rescan=self._pipeline.rescan.request,
-        )
-
-    async def _exposition(self) -> bytes:
-        status = await self._status()
-        self._metrics.backlog.set(status.backlog)
-        self._metrics.failed.set(status.failed)
-        self._metrics.oldest.set(status.oldest_waiting_seconds or 0)
-        return self._metrics.exposition()
-
-    async def _lookup(self, paths: Sequence[bytes]) -> list[dict[str, Any]]:
-        known = await self._journal.lookup(paths)
-        settling = self._pipeline.intake.settling
-        return [
-            {**(describe(known[path]) if path in known else {"path": os.fsdecode(path), "state": None}),
-             "settling": path in settling}
-            for path in paths
-        ]  # fmt: skip
-
-    async def _retry(self, paths: Sequence[bytes] | None, force: bool) -> int:  # noqa: FBT001 - called by position
-        if paths is None:
-            paths = [entry.path for entry in await self._journal.entries(State.FAILED, 1_000_000)]
-        intake = self._pipeline.intake
-        paths = [path for path in paths if intake.filters.accepts(path)]
-        await intake.take_in(paths, force=force)
-        return len(paths)
-
-    def _reasons(self) -> list[str]:
-        reasons = []
-        if self._lost is not None:
-            reasons.append(f"the outbox is lost: {self._lost}")
-        if self._pipeline.rescan.last is None:
-            reasons.append("the first scan is not finished")
-        if (closed := self._pipeline.gate.closed) is not None:
-            reasons.append(f"the gate is closed: {closed.reason}")
-        if any(ends <= datetime.now(UTC) for ends in self._credentials.certificates.values()):
-            reasons.append("a certificate has expired")
-        return reasons
-
-    async def _status(self) -> Status:
-        pipeline, closed = self._pipeline, self._pipeline.gate.closed
-        counts = await self._journal.counts()
-        oldest = await self._journal.oldest_waiting()
-        last = pipeline.rescan.last
-        reasons = self._reasons()
-        return Status(
-            running=True,
-            version=__version__,
-            outbox=str(self._outbox.root),
-            ready=not reasons,
-            not_ready_reasons=reasons,
-            backlog=counts[State.QUEUED] + counts[State.DEFERRED] + len(pipeline.intake.settling),
-            settling=len(pipeline.intake.settling),
-            in_flight=pipeline.pool.in_flight,
-            concurrency=self._configuration.service.concurrency,
-            signed=counts[State.SIGNED],
-            failed=counts[State.FAILED],
-            refused=counts[State.REFUSED],
-            deferred=counts[State.DEFERRED],
-            oldest_waiting_seconds=None if oldest is None else max(0.0, time.time() - oldest),
-            signed_per_second=round(self._report.rate.per_second(time.monotonic()), 3),
-            uptime_seconds=round(time.monotonic() - self._started, 3),
-            gate=_gate_status(closed, pipeline.gate.next_probe_seconds),
-            certificates={which: ends.isoformat() for which, ends in self._credentials.certificates.items()},
-            last_scan=None
-            if last is None
-            else {"at": last.at, "seconds": last.seconds, "files": last.tally.files, "found": last.tally.differences},
-        )
 
     # Stop
 
@@ -445,8 +260,7 @@ class Daemon:
         grace = self._configuration.daemon.grace_seconds
         self._notifier.stopping("stopping", grace)
         self._log.info("daemon.stopping", in_flight=self._pipeline.pool.in_flight)
-        if self._watcher is not None:
-            await asyncio.to_thread(self._watcher.close)
+        await self._keeper.close()
         for task in self._tasks:
             task.remove_done_callback(self._on_task_done)
             task.cancel()
@@ -456,28 +270,23 @@ class Daemon:
         await asyncio.wait({stopping, cut}, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
             await self._pipeline.pool.stop(0)
-            await stopping
+        await stopping
         cut.cancel()
         await self._signer.close()
-        if hasattr(self, "_api"):
-            await self._api.close()
-        await asyncio.to_thread(self._journal.close)
-        self._outbox.close()
+        await self._api.close()
+        await asyncio.to_thread(self._pipeline.parts.journal.close)
+        self._pipeline.parts.outbox.close()
         self._log.info("daemon.stopped")
 
 
 def needs_restart(old: Configuration, new: Configuration) -> list[str]:
     """Name the keys that differ and are not taken up by a reload."""
-    live = {"outbox.include", "outbox.exclude"}
+    live = {"outbox.include", "outbox.exclude", "service.app_key", "service.app_key_file", "service.app_secret_file"}
     names = []
-    for section in Configuration.model_fields:
-        if section == "tls":
-            continue
+    for section in sorted(set(Configuration.model_fields) - {"tls"}):
         before, after = getattr(old, section), getattr(new, section)
-        for key in type(before).model_fields:
-            name = f"{section}.{key}"
-            if name not in live and not key.startswith("app_") and getattr(before, key) != getattr(after, key):
-                names.append(name)
+        differing = (key for key in type(before).model_fields if getattr(before, key) != getattr(after, key))
+        names += [name for key in differing if (name := f"{section}.{key}") not in live]
     return names
 
 
@@ -489,9 +298,3 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-
-
-def _gate_status(closed: Closed | None, next_probe: float | None) -> GateStatus:
-    if closed is None:
-        return GateStatus()
-    return GateStatus(True, closed.reason, closed.detail, time.time() - closed.since, next_probe)  # noqa: FBT003

@@ -64,17 +64,26 @@ class Intake:
         self._fresh: list[bytes] = []
         self._examined: dict[bytes, asyncio.Task[None]] = {}
         self._examining = asyncio.Semaphore(EXAMINED_AT_ONCE)
-        self._missed: dict[bytes, Notice] = {}
+        self._missed: dict[bytes, tuple[Notice, ...]] = {}
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._retries: set[asyncio.Task[None]] = set()
+
+    @property
+    def undecided(self) -> int:
+        """How many paths are on their way in: restless, or being examined."""
+        return len(self.settling) + len(self._examined)
+
+    def is_undecided(self, path: bytes) -> bool:
+        """Tell whether a path is on its way in."""
+        return path in self.settling or path in self._examined
 
     # What others tell
 
     def notice(self, path: bytes, notice: Notice) -> None:
         """Take in that something may have happened at a path."""
         if self._is_owned(path):
-            self._missed[path] = notice
+            self._miss(path, notice)
             return
         if path not in self.settling and not self.filters.accepts(path):
             return
@@ -104,9 +113,9 @@ class Intake:
 
     def released(self, path: bytes, *, moved_on: bool) -> None:
         """Take a path back that the pool is done with."""
-        missed = self._missed.pop(path, None)
-        if missed is not None or moved_on:
-            self.notice(path, missed or Notice.FOUND)
+        missed = self._missed.pop(path, ())
+        for notice in missed or ((Notice.FOUND,) if moved_on else ()):
+            self.notice(path, notice)
 
     def retry(self, paths: Sequence[bytes]) -> None:
         """Queue failed and deferred drops again, whatever their files look like."""
@@ -119,7 +128,7 @@ class Intake:
         for path, entry in known.items():
             if entry.state in {State.FAILED, State.DEFERRED}:
                 if self._is_owned(path):
-                    self._missed[path] = Notice.ASKED
+                    self._miss(path, Notice.ASKED)
                 else:
                     self.requeue(entry)
 
@@ -144,7 +153,7 @@ class Intake:
             entry = known.get(look.path)
             young = look.fingerprint is not None and is_young(look.fingerprint, time.time())
             if self._is_owned(look.path):
-                self._missed[look.path] = Notice.ASKED
+                self._miss(look.path, Notice.ASKED)
             elif look.writer or young:
                 self.notice(look.path, Notice.FOUND)
             elif look.fingerprint is not None and look.refusal is None and (force or _is_given_up(entry)):
@@ -243,10 +252,15 @@ class Intake:
     def _is_owned(self, path: bytes) -> bool:
         return self._parts.queue.holds(path) or path in self._examined
 
+    def _miss(self, path: bytes, notice: Notice) -> None:
+        """Keep a notice until the path's owner lets go: the last one, and before it that content was written."""
+        written = notice is not Notice.MODIFIED and Notice.MODIFIED in self._missed.get(path, ())
+        self._missed[path] = (Notice.MODIFIED, notice) if written else (notice,)
+
     async def _decide(self, look: Look, entry: Entry | None, *, found: bool) -> None:
         path = look.path
         if self._is_owned(path):
-            self._missed[path] = Notice.FOUND
+            self._miss(path, Notice.FOUND)
             return
         verdict = judge(look, entry, republish_missing=self._republish_missing)
         if verdict is not Verdict.NOTHING:
@@ -305,7 +319,7 @@ class Intake:
             try:
                 done = await (self._adopt(look) if entry is None else self._keep(look, entry))
             except MovedOnError:
-                self._missed.setdefault(look.path, Notice.FOUND)
+                self._missed.setdefault(look.path, (Notice.FOUND,))
                 return
             except OSError:  # it cannot be read: the pool will say so
                 done = False

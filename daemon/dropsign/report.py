@@ -8,6 +8,7 @@ from dropsign.gate import Closed
 from dropsign.log import Log, path_text
 from dropsign.metrics import Metrics
 from dropsign.model import Drop, Signature
+from dropsign.rescan import Finished
 
 MINUTES: Final = 15
 """How far back the rate of signatures is kept."""
@@ -140,6 +141,19 @@ class Report:
     def defect(self, error: Exception) -> None:
         """See parts.Observer."""
         self._log.error("daemon.defect", error=f"{type(error).__name__}: {error}", exc_info=error)
+
+    def scan_finished(self, finished: Finished, *, quiet: bool) -> None:
+        """Say what a scan saw; quietly, where scans come every few seconds and this one found nothing."""
+        self.metrics.scan.set(finished.seconds)
+        say = self._log.debug if quiet and not finished.tally.differences else self._log.info
+        say(
+            "scan.finished",
+            files=finished.tally.files,
+            directories=finished.tally.directories,
+            differences=finished.tally.differences,
+            unreadable=finished.tally.unreadable,
+            duration_ms=round(finished.seconds * 1000, 3),
+        )
 
     def gate_closed(self, closed: Closed) -> None:
         """Say that the gate closed, and why."""

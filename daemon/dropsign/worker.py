@@ -98,6 +98,7 @@ class Pool:
         self._busy: set[asyncio.Task[None]] = set()
         self._finishing: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self.concurrency = service.concurrency
         self.in_flight = 0
         """Requests on their way."""
 

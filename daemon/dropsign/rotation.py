@@ -1,0 +1,85 @@
+"""Takes up credentials that change on disk, if they are good, and warns of certificates that end soon."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+from dropsign import credentials
+from dropsign.config import Configuration
+from dropsign.credentials import Credentials
+from dropsign.errors import ConfigurationError, SigningError
+from dropsign.log import Log
+from dropsign.metrics import Metrics
+from dropsign.signer import Signer
+
+EXPIRY_WARNING_DAYS: Final = 14
+
+
+class Rotation:
+    """Knows the credentials in use, and replaces them."""
+
+    def __init__(
+        self, configuration: Configuration, environment: Mapping[str, str], *, log: Log, metrics: Metrics
+    ) -> None:
+        """Load the credentials.
+
+        Raises:
+            CredentialsError: they cannot be used.
+        """
+        self.configuration = configuration
+        self._environment = environment
+        self._log = log
+        self._metrics = metrics
+        self._warned: set[str] = set()
+        self.current = credentials.load(configuration, environment)
+        self._announce()
+
+    @property
+    def expired(self) -> bool:
+        """Tell whether a certificate in use has ended."""
+        return any(ends <= datetime.now(UTC) for ends in self.current.certificates.values())
+
+    def warn_of_expiry(self) -> None:
+        """Say, once for each, which certificates end soon."""
+        for which, ends in self.current.certificates.items():
+            days = (ends - datetime.now(UTC)).days
+            if days < EXPIRY_WARNING_DAYS and self._is_news(f"expiry of {which}"):
+                self._log.warning("credentials.expiring", which=which, days=days, expires=ends.isoformat())
+
+    async def check(self, signer: Signer, *, trial: Callable[[], bool]) -> None:
+        """Use the credentials that now lie on disk, if they are others and good; refuse them otherwise.
+
+        Args:
+            signer: gets them.
+            trial: whether a handshake must succeed with them first; during an outage none can.
+        """
+        if not self.current.changed_on_disk():
+            return
+        try:
+            fresh = await asyncio.to_thread(credentials.load, self.configuration, self._environment)
+            if trial():
+                await signer.handshake(fresh)
+        except (ConfigurationError, SigningError) as error:
+            if self._is_news(str(error)):
+                self._log.error("credentials.refused", error=str(error))
+            return
+        await self.use(fresh, signer)
+
+    async def use(self, fresh: Credentials, signer: Signer) -> None:
+        """Use other credentials from the next request on."""
+        self.current = fresh
+        self._warned.clear()
+        await signer.renew(fresh)
+        self._announce()
+
+    def _announce(self) -> None:
+        ends = {which: end.isoformat() for which, end in self.current.certificates.items()}
+        self._log.info("credentials.loaded", expires=ends)
+        for which, end in self.current.certificates.items():
+            self._metrics.expiry.labels(which=which).set(end.timestamp())
+
+    def _is_news(self, text: str) -> bool:
+        news = text not in self._warned
+        self._warned.add(text)
+        return news
