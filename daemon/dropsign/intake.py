@@ -13,9 +13,10 @@ from functools import partial
 from typing import Final
 
 from dropsign.admission import Verdict, is_adoptable, is_stale, judge
+from dropsign.directory import MovedOnError
 from dropsign.filters import Filters
 from dropsign.model import Drop, Entry, Look, Notice, Signature, State
-from dropsign.outbox import MovedOnError, Publication
+from dropsign.outbox import Publication
 from dropsign.parts import Parts
 from dropsign.scan import Finding
 from dropsign.settle import Settling, is_young

@@ -11,38 +11,28 @@ In `withdraw` there is one step: the journal still says 'signed' with the old fi
 another, the next scan finds it changed.
 """
 
-import errno
 import fcntl
 import hashlib
 import os
 import secrets
 import stat
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
+from dropsign.directory import ABSENT, DIRECTORY, READ, Directories, MovedOnError, OpenDrop, has_writer, moved_if_absent
 from dropsign.errors import OutboxError, OutboxLockedError
 from dropsign.model import ERROR_SUFFIX, NAME_MAX, SIGN_SUFFIX, Fingerprint, Look
 
 SIGNATURE_MAX: Final = 64 * 1024
 """No signature is longer; a FILE.sign that is, is none."""
 
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-_ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
-"""What a look at a path gives that is not there, or leads through something that is no directory."""
-
 _PIECE: Final = 256 * 1024
-
-
-class MovedOnError(OutboxError):
-    """The file is no longer the version it was: changed, replaced or gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,94 +42,6 @@ class Publication:
     path: bytes
     fingerprint: Fingerprint
     text: bytes
-
-
-class Directories:
-    """Directories opened for one group of paths; closed together, so that none outlives a rename for long."""
-
-    def __init__(self, root: int) -> None:
-        self._open = {b"": root}
-
-    def of(self, path: bytes) -> tuple[int, bytes]:
-        """Return the descriptor of a path's directory, and its name in there."""
-        directory, _, name = path.rpartition(b"/")
-        descriptor = self._open.get(directory)
-        if descriptor is None:
-            descriptor = self._open[directory] = self._descend(directory)
-        return descriptor, name
-
-    def close(self) -> None:
-        """Close them all, but the root."""
-        for directory, descriptor in self._open.items():
-            if directory:
-                os.close(descriptor)
-
-    def _descend(self, directory: bytes) -> int:
-        at = self._open[b""]
-        for part in directory.split(b"/"):
-            try:
-                below = os.open(part, _DIRECTORY, dir_fd=at)
-            finally:
-                if at != self._open[b""]:
-                    os.close(at)
-            at = below
-        return at
-
-
-class OpenDrop:
-    """One version of a file, open for reading; safe to close while a thread reads."""
-
-    def __init__(self, fd: int, path: bytes, fingerprint: Fingerprint) -> None:
-        self.path = path
-        self.fingerprint = fingerprint
-        self._fd = fd
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Read `length` bytes from an offset; fewer only at the end of the file.
-
-        Raises:
-            OSError: they cannot be read, or the file was closed.
-        """
-        pieces = []
-        while length:
-            with self._lock:
-                if self._fd < 0:
-                    raise OSError(errno.EBADF, "closed")
-                piece = os.pread(self._fd, length, offset)
-            if not piece:
-                break
-            pieces.append(piece)
-            offset += len(piece)
-            length -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-    def check(self) -> None:
-        """Check that the file still is the version it was.
-
-        Raises:
-            MovedOnError: it is not.
-        """
-        if Fingerprint.of(os.fstat(self._fd)) != self.fingerprint:
-            raise MovedOnError(os.fsdecode(self.path))
-
-    @property
-    def is_closed(self) -> bool:
-        """Tell whether it was closed."""
-        return self._fd < 0
-
-    def close(self) -> None:
-        """Close it; reads fail from now on."""
-        with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
 
 
 class Outbox:
@@ -165,7 +67,7 @@ class Outbox:
 
     def _open_root(self) -> int:
         try:
-            fd = os.open(os.path.realpath(self.root), _DIRECTORY)
+            fd = os.open(os.path.realpath(self.root), DIRECTORY)
         except FileNotFoundError:
             msg = f"outbox.path: {self.root} does not exist; create it, owned by or writable for this user"
             raise OutboxError(msg) from None
@@ -246,7 +148,7 @@ class Outbox:
             writer = has_writer(directory, name) if closely else None
             return Look(path, fingerprint, None, writer, _mtime(directory, name + SIGN_SUFFIX))
         except OSError as error:
-            return Look(path) if error.errno in _ABSENT else error
+            return Look(path) if error.errno in ABSENT else error
 
     def _refusal(self, status: os.stat_result, name: bytes) -> str | None:
         if not stat.S_ISREG(status.st_mode):
@@ -272,9 +174,9 @@ class Outbox:
         """Do the same as `open`, as one of a group."""
         try:
             directory, name = opened.of(path)
-            drop = OpenDrop(os.open(name, _READ, dir_fd=directory), path, fingerprint)
+            drop = OpenDrop(os.open(name, READ, dir_fd=directory), path, fingerprint)
         except OSError as error:
-            raise _moved_if_absent(error, path) from None
+            raise moved_if_absent(error, path) from None
         try:
             drop.check()
         except BaseException:
@@ -303,7 +205,7 @@ class Outbox:
         try:
             with self.directories() as opened:
                 directory, name = opened.of(path)
-                fd = os.open(name + SIGN_SUFFIX, _READ, dir_fd=directory)
+                fd = os.open(name + SIGN_SUFFIX, READ, dir_fd=directory)
         except OSError:
             return None
         try:
@@ -359,7 +261,7 @@ class Outbox:
                 temporary = b".dropsign-%s-%x.tmp" % (self.instance, next(self._numbers))
                 fd = os.open(temporary, _CREATE, 0o600, dir_fd=directory)
             except (OSError, MovedOnError) as error:
-                results[index] = _moved_if_absent(error, publication.path)
+                results[index] = moved_if_absent(error, publication.path)
                 continue
             written[index] = fd, directory, name, temporary
             try:
@@ -386,7 +288,7 @@ class Outbox:
         try:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except OSError as error:
-            raise _moved_if_absent(error, publication.path) from None
+            raise moved_if_absent(error, publication.path) from None
         if Fingerprint.of(status) != publication.fingerprint:
             raise MovedOnError(os.fsdecode(publication.path))
 
@@ -429,26 +331,6 @@ _KINDS: Final = {
 }
 
 
-def has_writer(directory: int, name: bytes) -> bool | None:
-    """Tell whether any process has a file open for writing; None where the kernel won't say.
-
-    A read lease is granted only if nobody has (fcntl(2), F_SETLEASE); it is given back at once. It takes ownership
-    of the file or CAP_LEASE, and a local file system.
-    """
-    try:
-        fd = os.open(name, _READ, dir_fd=directory)
-    except OSError:
-        return None
-    try:
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
-        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
-    except OSError as error:
-        return True if error.errno == errno.EAGAIN else None
-    finally:
-        os.close(fd)
-    return False
-
-
 def _mtime(directory: int, name: bytes) -> int | None:
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime_ns
@@ -464,9 +346,3 @@ def _write_all(fd: int, data: bytes) -> None:
 def _discard(directory: int, temporary: bytes) -> None:
     with suppress(OSError):
         os.unlink(temporary, dir_fd=directory)
-
-
-def _moved_if_absent(error: Exception, path: bytes) -> Exception:
-    if isinstance(error, OSError) and error.errno in _ABSENT:
-        return MovedOnError(os.fsdecode(path))
-    return error

@@ -15,10 +15,11 @@ from typing import Final, Protocol
 
 from dropsign.backoff import full_jitter
 from dropsign.config import Service
+from dropsign.directory import MovedOnError, OpenDrop
 from dropsign.errors import Fault, SigningError
 from dropsign.grouping import Grouping
 from dropsign.model import Drop, Signature
-from dropsign.outbox import MovedOnError, OpenDrop, Publication
+from dropsign.outbox import Publication
 from dropsign.parts import Parts
 from dropsign.signer import Request, SourceError
 

@@ -1,0 +1,135 @@
+"""Directories and files by descriptor: opened relative to one another, never through a link, never by a full path."""
+
+import errno
+import fcntl
+import os
+import threading
+from typing import Final, Self
+
+from dropsign.errors import OutboxError
+from dropsign.model import Fingerprint
+
+READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+DIRECTORY: Final = os.O_RDONLY | os.ODIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+"""What a look at a path gives that is not there, or leads through something that is no directory."""
+
+
+class MovedOnError(OutboxError):
+    """The file is no longer the version it was: changed, replaced or gone."""
+
+
+class Directories:
+    """Directories opened for one group of paths; closed together, so that none outlives a rename for long."""
+
+    def __init__(self, root: int) -> None:
+        self._open = {b"": root}
+
+    def of(self, path: bytes) -> tuple[int, bytes]:
+        """Return the descriptor of a path's directory, and its name in there."""
+        directory, _, name = path.rpartition(b"/")
+        descriptor = self._open.get(directory)
+        if descriptor is None:
+            descriptor = self._open[directory] = self._descend(directory)
+        return descriptor, name
+
+    def close(self) -> None:
+        """Close them all, but the root."""
+        for directory, descriptor in self._open.items():
+            if directory:
+                os.close(descriptor)
+
+    def _descend(self, directory: bytes) -> int:
+        at = self._open[b""]
+        for part in directory.split(b"/"):
+            try:
+                below = os.open(part, DIRECTORY, dir_fd=at)
+            finally:
+                if at != self._open[b""]:
+                    os.close(at)
+            at = below
+        return at
+
+
+class OpenDrop:
+    """One version of a file, open for reading; safe to close while a thread reads."""
+
+    def __init__(self, fd: int, path: bytes, fingerprint: Fingerprint) -> None:
+        self.path = path
+        self.fingerprint = fingerprint
+        self._fd = fd
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Read `length` bytes from an offset; fewer only at the end of the file.
+
+        Raises:
+            OSError: they cannot be read, or the file was closed.
+        """
+        pieces = []
+        while length:
+            with self._lock:
+                if self._fd < 0:
+                    raise OSError(errno.EBADF, "closed")
+                piece = os.pread(self._fd, length, offset)
+            if not piece:
+                break
+            pieces.append(piece)
+            offset += len(piece)
+            length -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def check(self) -> None:
+        """Check that the file still is the version it was.
+
+        Raises:
+            MovedOnError: it is not.
+        """
+        if Fingerprint.of(os.fstat(self._fd)) != self.fingerprint:
+            raise MovedOnError(os.fsdecode(self.path))
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether it was closed."""
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Close it; reads fail from now on."""
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+
+def has_writer(directory: int, name: bytes) -> bool | None:
+    """Tell whether any process has a file open for writing; None where the kernel won't say.
+
+    A read lease is granted only if nobody has (fcntl(2), F_SETLEASE); it is given back at once. It takes ownership
+    of the file or CAP_LEASE, and a local file system.
+    """
+    try:
+        fd = os.open(name, READ, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        return True if error.errno == errno.EAGAIN else None
+    finally:
+        os.close(fd)
+    return False
+
+
+def moved_if_absent(error: Exception, path: bytes) -> Exception:
+    """Return what an error means for a version of a file: that it moved on, if nothing is there."""
+    if isinstance(error, OSError) and error.errno in ABSENT:
+        return MovedOnError(os.fsdecode(path))
+    return error
