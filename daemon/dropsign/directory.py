@@ -10,7 +10,7 @@ from dropsign.errors import OutboxError
 from dropsign.model import Fingerprint
 
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-DIRECTORY: Final = os.O_RDONLY | os.ODIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """What a look at a path gives that is not there, or leads through something that is no directory."""
