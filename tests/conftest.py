@@ -43,3 +43,12 @@ def box(tmp_path: Path) -> Iterator[Sandbox]:
         yield made
         if made.daemon_log.exists():
             print(made.daemon_log.read_text()[-6000:])
+
+
+@pytest.fixture
+def idle_box(tmp_path: Path) -> Iterator[Sandbox]:
+    """The same with nothing running in it yet."""
+    with sandbox(tmp_path / "s") as made:
+        yield made
+        if made.daemon_log.exists():
+            print(made.daemon_log.read_text()[-6000:])

@@ -13,30 +13,8 @@ from typing import Final
 
 import pytest
 
+from tests.support.names import HOSTILE
 from tests.support.sandbox import Sandbox, sha256, wait_until
-
-HOSTILE: Final = (
-    b"not utf-8 \xff\xfe\x80",
-    b"new\nline",
-    b"\n",
-    b"quote \" and ' and `",
-    b"-rf",
-    b"--config=x",
-    "emoji \N{PILE OF POO} and \N{LINE SEPARATOR}".encode(),
-    b" space ",
-    b"tab\tand\rreturn",
-    b"\x1b[31mred\x07",
-    b"back\\slash\\n",
-    b"%s %n {0} $(id)",
-    b"*?[a]",
-    b"#comment",
-    b"!not",
-    b"~home",
-    b"a.sign.txt",
-    b"UPPER.SIGN",
-    b"a" * 250,
-    "ü".encode() * 125,
-)
 
 Way = Callable[[Path, Path, bytes], None]
 """Takes a directory outside of the outbox, the path and its content."""
@@ -202,7 +180,7 @@ def test_stale_signature_is_withdrawn_before_the_new_version_settles(
     box: Sandbox, change: Callable[[Path], bytes]
 ) -> None:
     """A changed file loses its FILE.sign as soon as that is noticed, not only when the new version has settled."""
-    box.configure("outbox", settle_seconds=2.5, settle_after_close_seconds=2.5)
+    box.configure("outbox", settle_seconds=1.5, settle_after_close_seconds=1.5)
     box.start_daemon()
     path = box.drop("file", b"version 1")
     box.wait_signed(path)

@@ -69,11 +69,12 @@ class SigningError(DropsignError):
             `rejecting` (a status), or for answers `no_signature`, `bad_signature`.
         status: the HTTP status, if an answer came.
         retry_after: seconds that the service asked to wait, if it did.
+        passing: it may be a matter of load or chance, and other requests may fare better meanwhile.
     """
 
     exit_code = ExitCode.UNREACHABLE
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that the network's edge knows
         self,
         fault: Fault,
         reason: str,
@@ -81,9 +82,11 @@ class SigningError(DropsignError):
         *,
         status: int | None = None,
         retry_after: float | None = None,
+        passing: bool = False,
     ) -> None:
         super().__init__(message)
         self.fault = fault
         self.reason = reason
         self.status = status
         self.retry_after = retry_after
+        self.passing = passing

@@ -6,12 +6,14 @@ machine, such as a full disk, hold it shut until who found them says that they a
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from dropsign.errors import Fault, SigningError
 from dropsign.outage import OutagePolicy
+from dropsign.pace import Pace
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,7 @@ class Gate:
     def __init__(
         self,
         policy: OutagePolicy,
+        pace: Pace,
         *,
         on_closed: Callable[[Closed], None],
         on_opened: Callable[[Closed, float], None],
@@ -37,12 +40,16 @@ class Gate:
         """Begin open.
 
         Args:
-            policy: decides.
+            policy: decides when it closes, and when probes go.
+            pace: decides how many requests may be on their way while it is open.
             on_closed: told when the gate closes.
             on_opened: told when it opens, with what it was closed for and the seconds that took.
             before_probe: awaited before each probe; re-reads the credentials.
         """
         self._policy = policy
+        self._pace = pace
+        self._inside = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
         self._on_closed = on_closed
         self._on_opened = on_opened
         self._before_probe = before_probe
@@ -65,15 +72,49 @@ class Gate:
 
     @asynccontextmanager
     async def passage(self) -> AsyncIterator[None]:
-        """Wait until a request may be made; while the gate is closed, only one may at a time."""
+        """Wait until a request may be made: as many at a time as the service bears, one while the gate is closed."""
         probing = await self._enter()
+        self._inside += 1
         try:
             yield
         finally:
+            self._inside -= 1
             if probing:
                 self._turn.release()
+            self._call_in()
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be on their way at a time, just now."""
+        return 1 if self.closed is not None else self._pace.limit
+
+    def _call_in(self) -> None:
+        """Wake as many waiters as there is room for, in the order in which they came; all, once the gate is closed."""
+        room = self._pace.limit - self._inside if self._open.is_set() else len(self._queue)
+        while self._queue and room > 0:
+            waiter = self._queue.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                room -= 1
 
     async def _enter(self) -> bool:
+        """Wait for one's turn; return whether it is a probe's."""
+        while True:
+            if not self._open.is_set():
+                if await self._enter_closed():
+                    return True
+            elif self._inside < self._pace.limit:
+                return False
+            else:
+                waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._queue.append(waiter)
+                try:
+                    await waiter
+                except asyncio.CancelledError:
+                    self._call_in()  # the place that was given to us, if one was, is another's now
+                    raise
+
+    async def _enter_closed(self) -> bool:
         while not self._open.is_set():
             await self._turn.acquire()
             try:
@@ -100,8 +141,24 @@ class Gate:
                 continue
         return False
 
-    def fault(self, error: SigningError) -> None:
-        """Take in a fault that is the service's or the credentials'."""
+    def fault(self, error: SigningError, began: float | None = None) -> bool:
+        """Take in a fault that is the service's or the credentials'.
+
+        Args:
+            error: it.
+            began: when the request began, in monotonic seconds; None for what was no file's.
+
+        Returns:
+            Whether others fare better just now: then the gate stays open, and only the pace falls.
+        """
+        now = time.monotonic()
+        if error.passing and began is not None and self._outage is None and self._pace.overloaded(began, now):
+            return True
+        self._pace.outage()
+        self._close(error)
+        return False
+
+    def _close(self, error: SigningError) -> None:
         if self._policy.fault(error.reason, str(error), time.monotonic(), error.retry_after):
             self._close_for_outage(error.reason, str(error))
         elif self._outage is not None:
@@ -109,6 +166,7 @@ class Gate:
 
     def answered(self) -> None:
         """Take in an answer that shows that the service works."""
+        self._pace.answered(time.monotonic())
         self._for_refusals = False
         if self._policy.success() is not None:
             ended, self._outage = self._outage, None
@@ -140,6 +198,7 @@ class Gate:
         since = self._held[reason].since if reason in self._held else time.time()
         self._held[reason] = Closed(reason, detail, since)
         self._open.clear()
+        self._call_in()
         if was_open:
             self._on_closed(self._held[reason])
 
@@ -151,9 +210,11 @@ class Gate:
     def _close_for_outage(self, reason: str, detail: str) -> None:
         self._outage = Closed(reason, detail, time.time())
         self._open.clear()
+        self._call_in()
         self._on_closed(self._outage)
 
     def _reopen(self, ended: Closed | None) -> None:
         if ended is not None and not self._held and self._outage is None:
             self._open.set()
+            self._call_in()
             self._on_opened(ended, time.time() - ended.since)

@@ -14,6 +14,7 @@ from typing import Final
 
 from dropsign.admission import Verdict, is_adoptable, is_stale, judge
 from dropsign.directory import MovedOnError
+from dropsign.failpoints import reach
 from dropsign.filters import Filters
 from dropsign.model import Drop, Entry, Look, Notice, Signature, State
 from dropsign.outbox import Publication
@@ -271,6 +272,7 @@ class Intake:
                 self._parts.observer.unchanged(path)
             case Verdict.FORGET:
                 self._parts.journal.forget([path])
+                reach("forgotten")
                 self._parts.observer.gone(path)
             case Verdict.REFUSE:
                 if entry is not None and entry.state is State.SIGNED:
@@ -291,15 +293,18 @@ class Intake:
             if entry is not None and entry.state is State.SIGNED:
                 self._parts.observer.changed(look.path)
             await self._withdraw(look.path)
+        reach("settled")
         assert look.fingerprint is not None, "what is admitted is there"
         drop = Drop(look.path, look.fingerprint, 0, time.time(), self._parts.journal.next_ticket())
         self._parts.journal.queue(drop)
+        reach("queued")
         self._parts.queue.put(drop)
         self._parts.observer.queued(drop, found=found)
 
     async def _withdraw(self, path: bytes) -> None:
         withdraw = self._parts.outbox.withdraw
         if await asyncio.get_running_loop().run_in_executor(self._thread, withdraw, path):
+            reach("withdrawn")
             self._parts.observer.withdrawn(path)
 
     def _withdraw_note(self, entry: Entry | None) -> None:

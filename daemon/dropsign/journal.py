@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 
 from dropsign import schema
 from dropsign.errors import JournalError
+from dropsign.failpoints import reach
 from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, State
 
 T = TypeVar("T")
@@ -312,6 +313,7 @@ class Journal:
             if not again:
                 try:
                     self._connection.execute("COMMIT")
+                    reach("committed")
                     break
                 except sqlite3.Error as error:
                     self._trouble = str(error)

@@ -25,6 +25,7 @@ from typing import Final
 
 from dropsign.directory import ABSENT, DIRECTORY, READ, Directories, MovedOnError, OpenDrop, has_writer, moved_if_absent
 from dropsign.errors import OutboxError, OutboxLockedError
+from dropsign.failpoints import reach
 from dropsign.model import ERROR_SUFFIX, NAME_MAX, SIGN_SUFFIX, Fingerprint, Look
 
 SIGNATURE_MAX: Final = 64 * 1024
@@ -236,6 +237,7 @@ class Outbox:
                 try:
                     self._same(directory, name, group[index])
                     os.rename(temporary, name + SIGN_SUFFIX, src_dir_fd=directory, dst_dir_fd=directory)
+                    reach("renamed")
                     touched.add(directory)
                 except (OSError, MovedOnError) as error:
                     _discard(directory, temporary)
@@ -243,6 +245,7 @@ class Outbox:
             for directory in touched:
                 try:
                     os.fsync(directory)
+                    reach("directory_synced")
                 except OSError as error:
                     for index in written:
                         if written[index][0] == directory and results[index] is None:
@@ -269,12 +272,14 @@ class Outbox:
                 _write_all(fd, publication.text)
                 # Starts writing all of the group out, so that the fsyncs below wait for one flush, not one each.
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                reach("temporary_written")
             except OSError as error:
                 results[index] = error
         for index, (fd, directory, _, temporary) in written.items():
             try:
                 if results[index] is None:
                     os.fsync(fd)
+                    reach("temporary_synced")
             except OSError as error:
                 results[index] = error
             finally:

@@ -15,6 +15,7 @@ from dropsign.localqueue import LocalQueue
 from dropsign.model import Drop
 from dropsign.outage import OutagePolicy
 from dropsign.outbox import Outbox
+from dropsign.pace import Pace
 from dropsign.parts import Observer, Parts
 from dropsign.rescan import Finished, Rescan
 from dropsign.settle import Settling
@@ -55,6 +56,7 @@ class Pipeline:
         self.policy = OutagePolicy(Random())  # noqa: S311 - jitter is no secret
         self.gate = Gate(
             self.policy,
+            Pace(configuration.service.concurrency),
             on_closed=listeners.gate_closed,
             on_opened=listeners.gate_opened,
             before_probe=listeners.before_probe,

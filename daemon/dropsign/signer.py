@@ -270,7 +270,8 @@ class Signer:
         tls = getattr(error, "certificate_error", None) or _cause(error, ssl.SSLError)
         if isinstance(error, TimeoutError):
             seconds = self._service.timeout_seconds
-            return SigningError(Fault.SERVICE, "unreachable", f"no answer within {seconds:g} s from {self._url}")
+            text = f"no answer within {seconds:g} s from {self._url}"
+            return SigningError(Fault.SERVICE, "unreachable", text, passing=True)
         if isinstance(tls, ssl.SSLCertVerificationError):
             why = getattr(tls, "verify_message", None) or tls
             text = f"the service's certificate is not accepted: {why}; check tls.authority and service.url"
@@ -281,7 +282,9 @@ class Signer:
                 return SigningError(Fault.CREDENTIALS, "credentials", text)
             return SigningError(Fault.SERVICE, "tls", f"the TLS handshake failed: {tls.reason or tls}")
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return SigningError(Fault.SERVICE, "unreachable", f"the service cannot be reached: {text}")
+        cut = not isinstance(error, aiohttp.ClientConnectorError)
+        text = f"the service cuts the connection: {text}" if cut else f"the service cannot be reached: {text}"
+        return SigningError(Fault.SERVICE, "unreachable", text, passing=cut)
 
     def _judge(self, response: aiohttp.ClientResponse, answer: bytes) -> bytes:
         """Return the signature in an answer."""
@@ -299,10 +302,11 @@ class Signer:
             raise SigningError(
                 Fault.CREDENTIALS, "credentials", f"{detail}; check app_key, app_secret and certificate", status=status
             )
-        if status in _OVERLOADED:
-            raise SigningError(Fault.SERVICE, "overloaded", detail, status=status, retry_after=retry_after)
-        if status >= 500 or 300 <= status < 400:  # noqa: PLR2004 - HTTP's own numbers
-            raise SigningError(Fault.SERVICE, "rejecting", detail, status=status, retry_after=retry_after)
+        if status in _OVERLOADED or status >= 500:  # noqa: PLR2004 - HTTP's own number
+            reason = "overloaded" if status in _OVERLOADED else "rejecting"
+            raise SigningError(Fault.SERVICE, reason, detail, status=status, retry_after=retry_after, passing=True)
+        if 300 <= status < 400:  # noqa: PLR2004 - HTTP's own numbers
+            raise SigningError(Fault.SERVICE, "rejecting", detail, status=status)
         if status < 400:  # noqa: PLR2004 - HTTP's own number
             raise SigningError(Fault.ANSWER, "no_signature", detail, status=status)
         raise SigningError(Fault.FILE, f"http_{status}", detail, status=status)

@@ -32,6 +32,7 @@ class Status:
     settling: int = 0
     in_flight: int = 0
     concurrency: int = 0
+    concurrency_ceiling: int = 0
     signed: int = 0
     failed: int = 0
     refused: int = 0

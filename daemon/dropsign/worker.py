@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from random import Random
 from typing import Final, Protocol
 
@@ -17,6 +18,7 @@ from dropsign.backoff import full_jitter
 from dropsign.config import Service
 from dropsign.directory import MovedOnError, OpenDrop
 from dropsign.errors import Fault, SigningError
+from dropsign.failpoints import reach
 from dropsign.grouping import Grouping
 from dropsign.model import Drop, Signature
 from dropsign.outbox import Publication
@@ -31,6 +33,12 @@ STREAM_COST: Final = 1024 * 1024
 
 UNPUBLISHED: Final = 256
 """Signatures that may wait for the disk before workers wait for it."""
+
+BLIPS_MOST: Final = 5
+"""So often a worker tries a file again at once that fails while others succeed; then the file rests, uncharged."""
+
+_BLIP_SECONDS: Final = 0.1
+_LONGEST_BLIP_SECONDS: Final = 2.0
 
 LONGEST_DEFERRAL_SECONDS: Final = 600.0
 
@@ -155,16 +163,18 @@ class Pool:
 
     async def _process(self, drop: Drop) -> bool | None:
         """Get a drop its signature; return whether its file moved on, or None when publishing goes on without us."""
-        while True:
+        for tries in count(1):
+            began = time.monotonic()
             try:
                 async with self._parts.gate.passage():
+                    began = time.monotonic()
                     with self._asking():
                         signature, seconds = await self._attempt(drop)
             except MovedOnError:
                 self._parts.observer.changed(drop.path)
                 return True
             except SigningError as error:
-                if not self._blame(drop, error):
+                if not await self._again(drop, error, began, tries) or self._stopping:
                     return False
             except OSError as error:
                 self._unreadable(drop, error)
@@ -174,6 +184,7 @@ class Pool:
                 self._finishing.add(finishing)
                 finishing.add_done_callback(self._finishing.discard)
                 return None
+        return False
 
     async def _attempt(self, drop: Drop) -> tuple[Signature, float]:
         """Make one attempt.
@@ -193,6 +204,7 @@ class Pool:
                 request = await asyncio.get_running_loop().run_in_executor(None, self._first_pass, opened)
             else:
                 request = loaded
+            reach("loaded")
             signature, seconds = await self._send(request)
             if opened is not None:
                 opened.check()
@@ -224,27 +236,37 @@ class Pool:
             seconds = time.perf_counter() - started
             self._parts.observer.requested(result, seconds)
         self._parts.gate.answered()
+        reach("sent")
         return signature, seconds
 
+    async def _again(self, drop: Drop, error: SigningError, began: float, tries: int) -> bool:
+        """Put a failed attempt to whoever's account it is; return whether the drop is to be tried again by us."""
+        if error.fault not in {Fault.SERVICE, Fault.CREDENTIALS}:
+            return self._blame(drop, error)
+        if not self._parts.gate.fault(error, began):
+            return True  # the gate is closed, and this drop keeps its place before it
+        if tries > BLIPS_MOST:
+            self._defer(drop, error.reason, str(error), _DEFERRAL_TRIES)
+            return False
+        pause = full_jitter(tries, _BLIP_SECONDS, _LONGEST_BLIP_SECONDS, self._random)
+        await asyncio.sleep(max(pause, min(error.retry_after or 0.0, _LONGEST_BLIP_SECONDS)))
+        return True
+
     def _blame(self, drop: Drop, error: SigningError) -> bool:
-        """Put a failed attempt to whoever's account it is; return whether the drop is to be tried again at once."""
+        """Put a failed attempt to a file's account; return whether it is to be tried again at once."""
         parts = self._parts
-        match error.fault:
-            case Fault.SERVICE | Fault.CREDENTIALS:
-                parts.gate.fault(error)
-                return not self._stopping
-            case Fault.FILE:
-                if parts.gate.refused(drop.path, error):
-                    self._feeder.retry(parts.gate.blamed())
-                    return not self._stopping
-                self._fail(drop, error.reason, str(error))
-            case Fault.ANSWER:
-                parts.gate.answered()
-                drop.attempts += 1
-                if drop.attempts >= self._service.attempts:
-                    self._fail(drop, error.reason, str(error))
-                else:
-                    self._defer(drop, error.reason, str(error), drop.attempts)
+        if error.fault is Fault.FILE:
+            if parts.gate.refused(drop.path, error):
+                self._feeder.retry(parts.gate.blamed())
+                return True
+            self._fail(drop, error.reason, str(error))
+            return False
+        parts.gate.answered()
+        drop.attempts += 1
+        if drop.attempts >= self._service.attempts:
+            self._fail(drop, error.reason, str(error))
+        else:
+            self._defer(drop, error.reason, str(error), drop.attempts)
         return False
 
     def _unreadable(self, drop: Drop, error: OSError) -> None:
@@ -285,6 +307,7 @@ class Pool:
                     if self._error_files:
                         parts.outbox.remove_error(drop.path)
                     parts.journal.sign(drop, signature)
+                    reach("recorded")
                     parts.observer.signed(drop, signature, seconds)
                 return
         finally:
