@@ -17,7 +17,7 @@ def die_at(box: Sandbox, name: str, count: int) -> list[Path]:
     box.start_daemon()
     box.wait_signed(*signed)
     box.wait_idle()
-    box.kill_daemon()
+    box.stop_daemon()
     (box.outbox / "signed5").unlink()  # for `forgotten`, with its .sign left behind
     box.start_daemon(environment={"DROPSIGN_FAILPOINT": f"{name}:{count}"}, wait=False)
     daemon = box.daemon

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from dropsign import schema
+from dropsign.commits import COMMIT_SECONDS
 from dropsign.errors import JournalError, OutboxLockedError
-from dropsign.journal import COMMIT_SECONDS, PAGE, Journal
+from dropsign.journal import PAGE, Journal
 from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, State
 
 VERSION = Fingerprint(1, 2, 3, 4, 5)

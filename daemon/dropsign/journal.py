@@ -1,38 +1,29 @@
-"""The journal: SQLite rows <-> entries, in one thread, with the writes of many files in one commit.
+"""The journal: SQLite rows <-> entries.
 
 Calls are carried out in the order in which they were made, so that a lookup sees every write before it. Writes are
-committed within `COMMIT_SECONDS`; if the process dies before, a version is signed twice at worst, as its file and
-its FILE.sign lie in the outbox. A write that fails for want of space is tried again until it succeeds, with
-everything behind it waiting.
+committed in groups (see commits.py); if the process dies before, a version is signed twice at worst, as its file and
+its FILE.sign lie in the outbox.
 """
 
 import asyncio
 import os
-import queue
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dropsign import schema
+from dropsign.commits import CommitThread
 from dropsign.errors import JournalError
-from dropsign.failpoints import reach
 from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, State
 
 T = TypeVar("T")
 
-COMMIT_SECONDS: Final = 0.02
-RETRY_SECONDS: Final = 1.0
 PAGE: Final = 1000
 """Rows fetched at a time by long reads, so that others get their turn in between."""
-
-_Operation = Callable[[sqlite3.Connection], Any]
 
 _COLUMNS: Final = (
     "d.name, d.state, d.device, d.inode, d.size, d.mtime_ns, d.ctime_ns, s.sha256, d.signature, d.attempts,"
@@ -61,35 +52,34 @@ class Journal:
             JournalError: it cannot be opened, is no journal, or is newer than this program.
         """
         self.path = path
-        self._on_trouble = on_trouble
-        self._on_defect = on_defect
-        self._trouble = ""
-        self._operations: queue.SimpleQueue[tuple[_Operation | None, bool, Future[Any] | None]] = queue.SimpleQueue()
         self._directories: dict[bytes, int] = {}
         self._lock = None if path is None else schema.lock(path)
         try:
-            self._connection = schema.connect(path)
+            connection = schema.connect(path)
         except JournalError:
             self._unlock()
             raise
-        self._counter = schema.Counter(self._connection)
-        self.last_ticket = schema.highest_ticket(self._connection)
+        self._counter = schema.Counter(connection)
+        self.last_ticket = schema.highest_ticket(connection)
         """The last place in the queue; 0 when nothing waits."""
-        self._ended = False
-        self._thread = threading.Thread(target=self._live, name="journal", daemon=True)
-        self._thread.start()
+        self._thread = CommitThread(
+            connection, on_trouble=on_trouble, on_defect=on_defect, on_rollback=self._directories.clear
+        )
 
     def close(self) -> None:
         """Carry out what was asked for, commit, and close; blocks."""
-        if self._thread.is_alive():
-            self._submit(None, writes=False)
-            self._thread.join()
+        self._thread.close()
         self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def is_alive(self) -> bool:
         """Tell whether the thread lives."""
-        return self._thread.is_alive()
+        return self._thread.is_alive
 
     def next_ticket(self) -> int:
         """Return a place at the end of the queue."""
@@ -164,7 +154,7 @@ class Journal:
         )
         while True:
             page = (directory, after, PAGE)
-            rows = self._submit(partial(_fetch, query=query, values=page), writes=False).result()
+            rows = self._thread.ask(partial(_fetch, query=query, values=page)).result()
             for row in rows:
                 yield Known(row[0], State(row[1]), Fingerprint(*row[2:]))
             if len(rows) < PAGE:
@@ -174,7 +164,7 @@ class Journal:
     def known_directories(self) -> list[bytes]:
         """Return all directories that may have entries; blocks."""
         query = "SELECT path FROM directories"
-        return [row[0] for row in self._submit(lambda c: c.execute(query).fetchall(), writes=False).result()]
+        return [row[0] for row in self._thread.ask(partial(_fetch, query=query, values=())).result()]
 
     # Writes: they return at once; `flush` waits for the disk
 
@@ -218,120 +208,13 @@ class Journal:
 
     async def flush(self) -> None:
         """Wait until all writes before this call are committed."""
-        await asyncio.wrap_future(self._submit(lambda _: None, writes=True))
-
-    # The thread
+        await asyncio.wrap_future(self._thread.flush())
 
     def _ask(self, operation: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
-        return asyncio.wrap_future(self._submit(operation, writes=False))
+        return asyncio.wrap_future(self._thread.ask(operation))
 
-    def _write(self, operation: _Operation) -> None:
-        self._operations.put((operation, True, None))  # nobody waits: a future would cost more than the write
-
-    def _submit(self, operation: Callable[[sqlite3.Connection], T] | None, *, writes: bool) -> "Future[T]":
-        future: Future[T] = Future()
-        self._operations.put((operation, writes, future))
-        if self._ended:
-            self._abandon()
-        return future
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
-    def _live(self) -> None:
-        try:
-            self._run()
-        finally:
-            self._ended = True
-            self._abandon()
-
-    def _abandon(self) -> None:
-        """Tell who asks a closed journal so, instead of letting them wait for ever."""
-        with suppress(queue.Empty):
-            while True:
-                _, _, future = self._operations.get_nowait()
-                if future is not None and future.set_running_or_notify_cancel():
-                    future.set_exception(JournalError("the journal is closed"))
-
-    def _run(self) -> None:
-        """Carry out operations; those that write wait in one transaction until it is due."""
-        pending: list[tuple[_Operation, Future[Any] | None]] = []
-        due = 0.0
-        while True:
-            try:
-                timeout = max(0.0, due - time.monotonic()) if pending else None
-                operation, writes, future = self._operations.get(timeout=timeout)
-            except queue.Empty:
-                self._commit(pending)
-                continue
-            if operation is None:
-                self._commit(pending)
-                self._connection.close()
-                return
-            if future is not None and not future.set_running_or_notify_cancel():
-                continue  # who asked was cancelled
-            if writes:
-                if not pending:
-                    due = time.monotonic() + COMMIT_SECONDS
-                pending.append((operation, future))
-                if not self._try([pending[-1]], begins=len(pending) == 1):
-                    self._commit(pending, again=True)
-            elif future is not None:
-                _fulfil(future, operation, self._connection)
-            if pending and time.monotonic() >= due:
-                self._commit(pending)
-
-    def _try(self, operations: Sequence[tuple[_Operation, Future[Any] | None]], *, begins: bool) -> bool:
-        """Carry out writes inside the transaction; return whether they worked."""
-        try:
-            if begins:
-                self._connection.execute("BEGIN IMMEDIATE")
-            for operation, _ in operations:
-                self._carry_out(operation)
-        except sqlite3.Error as error:
-            self._trouble = str(error)
-            return False
-        return True
-
-    def _carry_out(self, operation: _Operation) -> None:
-        """Carry out one write; one that is refused by the tables is left out, and costs no other its place."""
-        try:
-            operation(self._connection)
-        except sqlite3.IntegrityError as error:
-            self._on_defect(error)
-        except sqlite3.Error:
-            raise
-        except Exception as error:  # noqa: BLE001 - a value that SQLite cannot hold must not cost others the thread
-            self._on_defect(error)
-
-    def _commit(self, pending: list[tuple[_Operation, Future[Any] | None]], *, again: bool = False) -> None:
-        """Make the pending writes durable, however long that takes; everything behind them waits."""
-        told = False
-        while pending:
-            if not again:
-                try:
-                    self._connection.execute("COMMIT")
-                    reach("committed")
-                    break
-                except sqlite3.Error as error:
-                    self._trouble = str(error)
-            if self._connection.in_transaction:
-                self._connection.rollback()
-            if told:
-                time.sleep(RETRY_SECONDS)
-            else:
-                self._on_trouble(self._trouble)
-                told = True
-            self._directories.clear()
-            again = not self._try(pending, begins=True)
-        if told:
-            self._on_trouble(None)
-        for _, future in pending:
-            if future is not None:
-                future.set_result(None)
-        pending.clear()
+    def _write(self, operation: Callable[[sqlite3.Connection], Any]) -> None:
+        self._thread.write(operation)
 
     # Rows
 
@@ -388,17 +271,6 @@ class Journal:
 
 def _fetch(connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[Any]:
     return connection.execute(query, values).fetchall()
-
-
-def _fulfil(future: "Future[Any]", operation: _Operation, connection: sqlite3.Connection) -> None:
-    try:
-        result = operation(connection)
-    except sqlite3.Error as error:
-        future.set_exception(JournalError(f"the journal cannot be read: {error}"))
-    except Exception as error:  # noqa: BLE001 - it is the asker's, and must not cost others the thread
-        future.set_exception(error)
-    else:
-        future.set_result(result)
 
 
 def _join(directory: bytes, name: bytes) -> bytes:

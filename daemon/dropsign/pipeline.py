@@ -1,7 +1,9 @@
 """Builds the chain from the intake to the pool, for the daemon and for the one-shot mode alike."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
@@ -22,6 +24,9 @@ from dropsign.settle import Settling
 from dropsign.signer import Signer
 from dropsign.verifier import Verifier
 from dropsign.worker import Pool
+
+FLUSH_SECONDS = 5.0
+"""How long a stop waits for the journal's last commit."""
 
 PUBLISHED_AT_ONCE = 128
 """Signatures written in one group; see outbox.Outbox.publish."""
@@ -102,4 +107,6 @@ class Pipeline:
         await self.pool.stop(grace_seconds)
         await self.intake.close()
         await self.parts.publish.close()
-        await self.parts.journal.flush()
+        with suppress(TimeoutError):  # a full disk must not keep the process; what is lost is made again
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self.parts.journal.flush()

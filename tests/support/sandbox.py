@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,11 @@ def free_port() -> int:
 def sha256(content: bytes) -> str:
     """Return a content's SHA-256 as the logs of the service and of the daemon show it."""
     return hashlib.sha256(content).hexdigest()
+
+
+def powerless() -> list[str]:
+    """Return what to put before a command so that file permissions hold for it, even if root runs the tests."""
+    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 
 
 class _SocketConnection(http.client.HTTPConnection):
@@ -183,12 +188,20 @@ class Sandbox:
 
     # The daemon
 
-    def start_daemon(self, *, wait: bool = True, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start the daemon, and wait until it says that it is ready."""
+    def start_daemon(
+        self, *, wait: bool = True, environment: dict[str, str] | None = None, prefix: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
+        """Start the daemon, and wait until it says that it is ready.
+
+        Args:
+            wait: wait for that.
+            environment: beside this process's own.
+            prefix: a command that runs the daemon.
+        """
         before = len(self.events("daemon.ready"))
         with self.daemon_log.open("ab") as log:
             self.daemon = subprocess.Popen(
-                [sys.executable, "-m", "dropsign", "--config", str(self.config), "run"],
+                [*prefix, sys.executable, "-m", "dropsign", "--config", str(self.config), "run"],
                 stdout=log, stderr=log, env={**os.environ, **(environment or {})},
             )  # fmt: skip
         daemon = self.daemon
