@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from dropsign.directory import MovedOnError, has_writer
 from dropsign.errors import OutboxError, OutboxLockedError
 from dropsign.filters import TEMPORARY, is_ours
 from dropsign.model import Fingerprint, Look
-from dropsign.outbox import MovedOnError, Outbox, Publication, has_writer
+from dropsign.outbox import Outbox, Publication
 
 NOBODY = 65534
 

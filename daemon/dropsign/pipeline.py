@@ -66,7 +66,7 @@ class Pipeline:
             on_opened=listeners.gate_opened,
             before_probe=listeners.before_probe,
         )
-        self.queue = LocalQueue(doors.journal, doors.journal.last_ticket)
+        self.queue = LocalQueue(doors.journal, doors.journal.last_ticket, self._large_at_once)
         self.parts = Parts(
             outbox=doors.outbox,
             journal=doors.journal,
@@ -86,6 +86,11 @@ class Pipeline:
         )
         self.pool = Pool(configuration.service, self.parts, self.intake, error_files=outbox.error_files)
         self.rescan = Rescan(self.parts, self.intake, outbox, listeners.scan_finished)
+
+    def _large_at_once(self) -> int:
+        """Return how many of the requests that the service bears may be large files': a quarter is kept for others."""
+        limit = self.gate.limit
+        return max(1, limit - max(1, limit // 4))
 
     async def requeue_rested(self) -> float | None:
         """Queue deferred drops whose time has come; return the seconds until the next one's."""
