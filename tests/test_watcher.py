@@ -105,7 +105,7 @@ def test_every_way_of_a_file_into_the_outbox(root: Path, tmp_path: Path) -> None
         os.rename(root / "x.part", root / "x")
         fd = os.open(root, os.O_TMPFILE | os.O_WRONLY, 0o600)
         os.write(fd, b"x")
-        os.link(f"/proc/self/fd/{fd}", root / "nameless", follow_symlinks=True)
+        os.link(f"/proc/self/fd/{fd}", root / "nameless", src_dir_fd=fd, follow_symlinks=True)
         os.close(fd)
         (root / "empty").touch()
         notices = await site.take()

@@ -94,8 +94,13 @@ def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection
             connection.execute("PRAGMA synchronous = NORMAL")
             _migrate(connection)
     except (OSError, sqlite3.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        msg = f"journal.path: {path} cannot be opened: {reason}; check that its directory exists and is writable"
+        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
+        remedy = (
+            "make it anew from the outbox: dropsign run --rebuild-journal"
+            if damaged
+            else "check that its directory exists and is writable"
+        )
+        msg = f"journal.path: {path} cannot be opened: {getattr(error, 'strerror', None) or error}; {remedy}"
         raise JournalError(msg) from None
     return connection
 
@@ -121,6 +126,31 @@ def lock(path: Path) -> int:
         msg = f"journal.path: another dropsign uses {path}; give each outbox a journal of its own"
         raise OutboxLockedError(msg) from None
     return fd
+
+
+def set_aside(path: Path) -> Path | None:
+    """Move a journal out of the way, so that the next start makes a new one from what lies in the outbox.
+
+    Returns:
+        Where it is now; None if there was none.
+
+    Raises:
+        OutboxLockedError: another process uses it.
+        JournalError: it cannot be moved.
+    """
+    held = lock(path)
+    aside = path.with_name(f"{path.name}.aside-{time.strftime('%Y%m%dT%H%M%S')}")
+    try:
+        for suffix in ("-wal", "-shm", ""):  # the database last: without it, the others mean nothing
+            part = path.with_name(path.name + suffix)
+            if part.exists():
+                part.rename(aside.with_name(aside.name + suffix))
+    except OSError as error:
+        msg = f"journal.path: {path} cannot be moved aside: {error.strerror}"
+        raise JournalError(msg) from None
+    finally:
+        os.close(held)
+    return aside if aside.exists() else None
 
 
 def _identify(connection: sqlite3.Connection, path: Path | None) -> None:

@@ -2,17 +2,29 @@
 
 import asyncio
 import os
+from typing import Annotated
 
 import typer
 
 
-def run(context: typer.Context) -> int:
+def run(
+    context: typer.Context,
+    rebuild_journal: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild-journal", help="Put the journal aside and make a new one; every FILE.sign that fits is kept."
+        ),
+    ] = False,
+) -> int:
     """Run the daemon in the foreground."""
-    from dropsign import config, log
+    from dropsign import config, log, schema
+    from dropsign.cli import console
     from dropsign.daemon import Daemon
 
     path = config.find(context.obj, os.environ)
     configuration = config.load(path, os.environ)
+    if rebuild_journal and (aside := schema.set_aside(configuration.journal.path)) is not None:
+        console.err.print(f"the old journal is now {console.name(aside)}", markup=False)
     logger = log.configure(configuration.log.format, configuration.log.level, configuration.log.file)
 
     async def serve() -> int:
