@@ -44,7 +44,7 @@ class Site:
         return path
 
     def load(self, **environment: str) -> Credentials:
-        tables = {"outbox": {"path": "/"}, "service": self.service, "tls": self.tls}
+        tables = {"outbox": {"path": "/"}, "service": dict(self.service), "tls": dict(self.tls)}
         configuration = config.parse(tables, environment, base=self.directory, source="test")
         return credentials.load(configuration, environment)
 
@@ -112,7 +112,9 @@ def test_file_that_is_not_there(site: Site, section: str, key: str, credential: 
     """A file that does not exist is named with its key."""
     del credential
     getattr(site, section)[key] = "nowhere.pem"
-    assert site.mistakes() == (f"{section}.{key}: {site.directory}/nowhere.pem cannot be read: No such file or directory",)
+    assert site.mistakes() == (
+        f"{section}.{key}: {site.directory}/nowhere.pem cannot be read: No such file or directory",
+    )
 
 
 @pytest.mark.parametrize(("section", "key", "credential"), FILES)
@@ -153,7 +155,9 @@ def test_key_of_another_certificate(site: Site) -> None:
     assert mistake.startswith(f"tls.private_key: {site.tls['private_key']} ")
 
 
-@pytest.mark.parametrize(("days", "starts_in_days", "expected"), [(-3, 0, " expired on "), (30, 2, " is not valid before ")])
+@pytest.mark.parametrize(
+    ("days", "starts_in_days", "expected"), [(-3, 0, " expired on "), (30, 2, " is not valid before ")]
+)
 def test_dates(site: Site, days: float, starts_in_days: float, expected: str) -> None:
     """A certificate that has expired, or does not hold yet, is refused with the date and what to do."""
     issued = site.authority.issue("dated", days=days, starts_in_days=starts_in_days)
@@ -218,7 +222,10 @@ def test_certificate_may_be_read_by_all_and_a_key_may_not(site: Site) -> None:
     site.client.private_key.chmod(0o604)
     site.secret.chmod(0o644)
     key, secret = site.mistakes()
-    assert key == f"tls.private_key: {site.client.private_key} can be read by everyone; chmod 600 {site.client.private_key}"
+    assert (
+        key
+        == f"tls.private_key: {site.client.private_key} can be read by everyone; chmod 600 {site.client.private_key}"
+    )
     assert secret == f"service.app_secret_file: {site.secret} can be read by everyone; chmod 600 {site.secret}"
 
 
@@ -310,7 +317,11 @@ def test_systemd_credentials_of_roots_group(site: Site) -> None:
 def test_all_mistakes_at_once(site: Site) -> None:
     """An operator sees everything that is wrong in one go, each with its own line."""
     expired = site.authority.issue("dated", days=-3)
-    site.tls |= {"certificate": str(expired.certificate), "private_key": str(expired.private_key), "authority": "no.pem"}
+    site.tls |= {
+        "certificate": str(expired.certificate),
+        "private_key": str(expired.private_key),
+        "authority": "no.pem",
+    }
     expired.private_key.chmod(0o644)
     site.write("secret", "")
     site.service["app_key"] = "schlüssel"

@@ -440,7 +440,9 @@ def test_other_programs_database_is_refused_and_left_alone(path: Path, kind: str
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"not a database at all, but long enough to be looked at" * 100, b"SQLite format 3"])
+@pytest.mark.parametrize(
+    "content", [b"not a database at all, but long enough to be looked at" * 100, b"SQLite format 3"]
+)
 def test_file_that_is_no_database_is_one_clear_line(path: Path, content: bytes) -> None:
     """Any other file at the journal's path is refused in one line, and left as it was."""
     path.parent.mkdir()
@@ -617,7 +619,13 @@ def test_disk_use_a_file(path: Path) -> None:
     journal = Journal(path)
     for number in range(20_000):
         name = b"release-%d.%d/package-%05d_amd64.deb" % (number // 1000, number % 3, number)
-        version = Fingerprint(66306, 10_000_000 + number, 123_456 + number, 1_790_000_000_123_456_789 + number, 1_790_000_000_223_456_789 + number)
+        version = Fingerprint(
+            66306,
+            10_000_000 + number,
+            123_456 + number,
+            1_790_000_000_123_456_789 + number,
+            1_790_000_000_223_456_789 + number,
+        )
         drop = Drop(name, version, ticket=journal.next_ticket())
         journal.queue(drop)
         journal.sign(drop, Signature(os.urandom(72).hex().encode()[:96], os.urandom(32), version.size))

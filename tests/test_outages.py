@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,10 @@ PATIENCE: Final = 50
 
 def _closings(box: Sandbox) -> list[str]:
     return [line["event"] for line in box.log() if line["event"] in {"gate.closed", "gate.opened"}]
+
+
+def _more(box: Sandbox, event: str, number: int) -> bool:
+    return len(box.events(event)) > number
 
 
 def _assert_nothing_charged(box: Sandbox, *paths: Path) -> None:
@@ -41,7 +46,7 @@ def test_service_gone_in_the_middle_of_a_burst(box: Sandbox) -> None:
         paths += new
         wait_until(lambda: box.status()["in_flight"] >= 4, what="requests on their way")
         box.stop_service()
-        wait_until(lambda outage=outage: len(box.events("gate.closed")) > outage, what="the gate's closing")
+        wait_until(partial(_more, box, "gate.closed", outage), what="the gate's closing")
         paths += [box.drop(f"d{outage}/late{number}", b"late %d %d" % (outage, number)) for number in range(100)]
         wait_until(lambda: box.ask("/readyz")[0] == 503, what="not being ready")
         time.sleep(1.5)
@@ -51,7 +56,7 @@ def test_service_gone_in_the_middle_of_a_burst(box: Sandbox) -> None:
         box.misbehave("")
         box.start_service()
         box.wait_signed(*paths, seconds=PATIENCE)
-        wait_until(lambda outage=outage: len(box.events("gate.opened")) > outage, what="the gate's opening")
+        wait_until(partial(_more, box, "gate.opened", outage), what="the gate's opening")
     box.wait_idle()
     _assert_nothing_charged(box, *paths)
     assert _closings(box) == ["gate.closed", "gate.opened"] * 2
@@ -64,7 +69,7 @@ def test_service_gone_in_the_middle_of_a_burst(box: Sandbox) -> None:
     assert box.ask("/readyz")[0] == 200
 
 
-@pytest.mark.parametrize("fault", ["503", "429", "408", "425", "500", "502", "hang", "reset", "slowloris", "redirect"])
+@pytest.mark.parametrize("fault", ["503", "429", "500", "hang", "reset", "slowloris", "redirect"])
 @pytest.mark.timeout(120)
 def test_faults_of_the_service(box: Sandbox, fault: str) -> None:
     """What is the service's fault closes the gate, with a reason; nothing is charged, all is signed once it is over."""
@@ -73,7 +78,7 @@ def test_faults_of_the_service(box: Sandbox, fault: str) -> None:
     box.misbehave(fault)
     paths = [box.drop(f"f{number}", b"%d" % number) for number in range(40)]
     wait_until(lambda: box.events("gate.closed"), what="the gate's closing")
-    time.sleep(1)
+    time.sleep(0.5)
     status = box.status()
     assert (status["failed"], status["signed"]) == (0, 0)
     assert status["gate"]["closed"]
@@ -88,7 +93,7 @@ def test_faults_of_the_service(box: Sandbox, fault: str) -> None:
 
 @pytest.mark.timeout(150)
 def test_faults_now_and_then(box: Sandbox) -> None:
-    """With a service that fails now and then, every file ends signed, none is charged, and no version is signed twice."""
+    """With a service that fails now and then, every file ends signed, none is charged, no version is signed twice."""
     box.configure("service", timeout_seconds=2)
     box.start_daemon()
     box.misbehave("503:10%,429:5%,500:5%,reset:5%")
@@ -105,7 +110,7 @@ def test_faults_now_and_then(box: Sandbox) -> None:
 @pytest.mark.parametrize("fault", ["null", "text", "halfjson", "bigbody", "badsig"])
 @pytest.mark.timeout(100)
 def test_answers_without_a_usable_signature(box: Sandbox, fault: str) -> None:
-    """A 200 that holds no signature, or a wrong one, is charged; after `attempts` the file is failed, till it changes."""
+    """A 200 with no signature, or a wrong one, is charged; after `attempts` the file is failed, till it changes."""
     box.configure("service", attempts=2)
     box.configure("verify", key=str(box.signing.public_key))
     box.start_daemon()
@@ -208,7 +213,7 @@ def test_different_refusals_close_no_gate(box: Sandbox) -> None:
     for number in range(12):
         box.wait_signed(box.drop(f"small{number}", b"%d" % number))
         box.drop(f"large{number}", b"%d" % number * 20_000)
-        wait_until(lambda number=number: len(box.known("failed")) == number + 1, what="the failure")
+        wait_until(partial(_more, box, "file.failed", number), what="the failure")
     assert not box.events("gate.closed")
 
 
@@ -223,10 +228,10 @@ def test_a_secret_that_is_no_longer_good(box: Sandbox) -> None:
     box.stop_service()
     box.start_service("--app-secret-file", str(other))
     paths = [box.drop(f"f{number}", b"%d" % number) for number in range(20)]
-    wait_until(lambda: [line for line in box.events("gate.closed") if line["reason"] == "credentials"], what="closing")
-    text = box.events("gate.closed")[-1]["error"]
-    assert "401" in text
-    assert "app_secret" in text
+    wait_until(lambda: "401" in (box.status()["gate"]["detail"] or ""), PATIENCE, what="the gate's closing")
+    gate = box.status()["gate"]
+    assert gate["reason"] == "credentials"
+    assert "app_secret" in gate["detail"]
     assert APP_SECRET not in box.daemon_log.read_text()
     time.sleep(0.5)
     assert box.known("failed") == {}
@@ -243,7 +248,7 @@ def test_a_secret_that_is_no_longer_good(box: Sandbox) -> None:
 @pytest.mark.parametrize("kind", ["foreign", "name", "expired"])
 @pytest.mark.timeout(120)
 def test_a_service_that_is_not_the_one(box: Sandbox, kind: str) -> None:
-    """A service with another authority's, another host's or an expired certificate gets nothing; the reason is `tls`."""
+    """A service with a foreign, another host's or an expired certificate gets nothing; the reason is `tls`."""
     match kind:
         case "foreign":
             issued = Authority(box.directory / "foreign").issue("localhost", server=True)

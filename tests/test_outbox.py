@@ -435,7 +435,12 @@ def test_writer_is_seen_while_and_only_while_it_has_the_file_open(outbox: Outbox
     with open(root / "a", "rb"):
         assert look(outbox, b"a", closely=True).writer is False
     writer = subprocess.Popen(
-        [sys.executable, "-c", "import sys; f = open(sys.argv[1], 'ab'); print(flush=True); sys.stdin.read()", root / "a"],
+        [
+            sys.executable,
+            "-c",
+            "import sys; f = open(sys.argv[1], 'ab'); print(flush=True); sys.stdin.read()",
+            root / "a",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -175,7 +175,8 @@ def test_failed_and_refused_files(box: Sandbox) -> None:
         assert done.returncode == 1
         lines = sorted(done.stderr.splitlines())
         assert len(lines) == 3, done.stderr
-        for line, part in zip(lines, ("fifo: refused: fifo", "large: failed: ", "link: refused: symbolic_link"), strict=True):
+        expected = ("fifo: refused: fifo", "large: failed: ", "link: refused: symbolic_link")
+        for line, part in zip(lines, expected, strict=True):
             assert part in line
         assert "413" in lines[1]
         assert "1 failed" in done.stdout

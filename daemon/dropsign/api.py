@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,11 +148,30 @@ class Api:
         return web.json_response({"files": await self._sources.lookup(paths)})
 
 
-def _make_room(socket: Path) -> None:
-    """Remove the socket of a process that was killed; a living one would hold the outbox's lock."""
-    socket.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+def _make_room(path: Path) -> None:
+    """Remove the socket of a process that was killed.
+
+    Raises:
+        ConfigurationError: it is a living one's: a daemon on some other outbox, as this one's is locked.
+        OSError: its directory cannot be made or written.
+    """
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    if _answers(path):
+        msg = f"http.socket: another daemon answers at {path}; give each outbox a socket of its own"
+        raise ConfigurationError(msg)
     with suppress(FileNotFoundError):
-        socket.unlink()
+        path.unlink()
+
+
+def _answers(path: Path) -> bool:
+    """Tell whether a process listens on a unix socket."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except (OSError, ValueError):
+            return False
+    return True
 
 
 def describe(entry: Entry) -> dict[str, Any]:

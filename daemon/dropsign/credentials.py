@@ -156,7 +156,10 @@ def _application(configuration: Configuration, finder: _Finder) -> Application:
     if not (key.isascii() and key.isprintable()) and key:
         finder.mistakes.append("service.app_key: must be printable ASCII, as it goes into an HTTP header")
     if service.app_secret is not None:
-        return Application(key, service.app_secret.get_secret_value())
+        given = service.app_secret.get_secret_value()
+        if not given:
+            finder.mistakes.append("service.app_secret: $DROPSIGN_SERVICE__APP_SECRET is empty")
+        return Application(key, given)
     name = "service.app_secret_file"
     secret = finder.secret(name, service.app_secret_file, "app_secret", "the application secret")
     return Application(key, finder.text(name, secret))

@@ -151,6 +151,8 @@ class Intake:
             force: sign them again, whatever is known.
         """
         looks, known = await self._survey(paths, closely=True)
+        for path in set(paths) - {look.path for look in looks}:
+            self._parts.observer.refused(path, "unreadable")
         for look in looks:
             entry = known.get(look.path)
             young = look.fingerprint is not None and is_young(look.fingerprint, time.time())
@@ -269,7 +271,7 @@ class Intake:
             self._withdraw_note(entry)
         match verdict:
             case Verdict.NOTHING:
-                self._parts.observer.unchanged(path)
+                self._parts.observer.unchanged(path, look.refusal)
             case Verdict.FORGET:
                 self._parts.journal.forget([path])
                 reach("forgotten")

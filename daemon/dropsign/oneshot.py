@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import os
+import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -63,10 +64,16 @@ class Selection:
     files: list[bytes] = field(default_factory=list)
     configured: bool = False
 
-    def paths(self, outbox: Outbox, filters: Filters, *, recursive: bool) -> Iterator[bytes]:
-        """Yield every file selected, each once."""
+    def paths(
+        self, outbox: Outbox, filters: Filters, *, recursive: bool, on_unreadable: Callable[[Path], None]
+    ) -> Iterator[bytes]:
+        """Yield every file selected, each once; tell of directories that cannot be read."""
+
+        def unreadable(directory: bytes) -> None:
+            on_unreadable(self.root / os.fsdecode(directory))
+
         for directory in self.directories:
-            for finding in below(outbox, filters, directory, recursive=recursive):
+            for finding in below(outbox, filters, directory, recursive=recursive, on_unreadable=unreadable):
                 yield finding.path
         covered = tuple(directory + b"/" if directory else b"" for directory in self.directories)
         for path in self.files:
@@ -84,10 +91,15 @@ def select(paths: Sequence[Path], configuration: Configuration) -> list[Selectio
     selections: dict[Path, Selection] = {}
     for path in paths:
         absolute = Path(os.path.realpath(path.parent)) / path.name if path.name not in {"", ".."} else path.resolve()
-        if not absolute.is_dir() and not absolute.is_file():
-            msg = f"{path}: there is no such file or directory"
+        try:
+            mode = absolute.stat().st_mode
+        except OSError as error:
+            msg = f"{path}: cannot be signed: {error.strerror}"
+            raise OutboxError(msg) from None
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+            msg = f"{path}: is neither a file nor a directory"
             raise OutboxError(msg)
-        whole = absolute.is_dir() and not absolute.is_symlink()
+        whole = stat.S_ISDIR(mode) and not absolute.is_symlink()
         configured = absolute.is_relative_to(outbox)
         root = outbox if configured else absolute if whole else absolute.parent
         selection = selections.setdefault(root, Selection(root, configured=configured))
@@ -134,6 +146,10 @@ class OneShot:
             finally:
                 outbox.close()
 
+    def _unreadable(self, directory: Path) -> None:
+        self._listener.found(1)
+        self._listener.finished(directory, "failed", "this directory cannot be read")
+
     async def _sign(self, selection: Selection, outbox: Outbox) -> None:
         configuration = self._configuration
         loaded = credentials.load(configuration, self._environment)
@@ -152,7 +168,8 @@ class OneShot:
             pipeline.pool.start()
             helpers = [asyncio.create_task(pipeline.intake.run()), asyncio.create_task(_requeue(pipeline))]
             filters, recursive = pipeline.intake.filters, configuration.outbox.recursive
-            for chunk in _chunks(selection.paths(outbox, filters, recursive=recursive)):
+            paths = selection.paths(outbox, filters, recursive=recursive, on_unreadable=self._unreadable)
+            for chunk in _chunks(paths):
                 progress.expect(chunk, filters)
                 await pipeline.intake.take_in([path for path in chunk if path in progress.pending], force=self._force)
                 await progress.room(PENDING_MOST)
@@ -169,7 +186,8 @@ class OneShot:
         """Have the daemon sign, and wait for it instead of racing it."""
         settings = self._configuration.outbox
         filters = Filters(settings.include, settings.exclude)
-        for chunk in _chunks(selection.paths(outbox, filters, recursive=settings.recursive)):
+        paths = selection.paths(outbox, filters, recursive=settings.recursive, on_unreadable=self._unreadable)
+        for chunk in _chunks(paths):
             progress = _Progress(selection.root, self._listener)
             progress.expect(chunk, filters)
             since = time.time()
@@ -298,9 +316,9 @@ class _Progress:
     def unsettled(self, path: bytes, seconds: float) -> None:
         """See parts.Observer."""
 
-    def unchanged(self, path: bytes) -> None:
+    def unchanged(self, path: bytes, refusal: str | None = None) -> None:
         """See parts.Observer."""
-        self.end(path, "unchanged")
+        self.end(path, "unchanged" if refusal is None else "refused", refusal)
 
     def requested(self, result: str, seconds: float) -> None:
         """See parts.Observer."""
@@ -310,23 +328,24 @@ class _Progress:
         self._listener.waiting(f"defect: {error}")
 
 
-def plan(selections: Sequence[Selection], configuration: Configuration) -> Iterator[Path]:
-    """Yield what would be signed, as far as names tell: files without a FILE.sign, or younger than theirs."""
+def plan(selections: Sequence[Selection], configuration: Configuration, *, force: bool) -> Iterator[Path]:
+    """Yield what would be signed, as far as names tell: files without a FILE.sign, or younger than theirs; or all."""
     settings = configuration.outbox
     filters = Filters(settings.include, settings.exclude)
     for selection in selections:
         outbox = Outbox(selection.root)
         try:
-            for path in selection.paths(outbox, filters, recursive=settings.recursive):
+            paths = selection.paths(outbox, filters, recursive=settings.recursive, on_unreadable=lambda _: None)
+            for path in paths:
                 look = outbox.look([path], closely=False)[0]
-                if filters.accepts(path) and not isinstance(look, Exception) and _is_unsigned(look):
+                if filters.accepts(path) and not isinstance(look, Exception) and _is_to_sign(look, force=force):
                     yield selection.root / os.fsdecode(path)
         finally:
             outbox.close()
 
 
-def _is_unsigned(look: Look) -> bool:
-    return look.fingerprint is not None and look.refusal is None and not is_adoptable(look)
+def _is_to_sign(look: Look, *, force: bool) -> bool:
+    return look.fingerprint is not None and look.refusal is None and (force or not is_adoptable(look))
 
 
 async def _nothing() -> None:

@@ -50,8 +50,8 @@ class Observer(Protocol):
     def unsettled(self, path: bytes, seconds: float) -> None:
         """A file never rests."""
 
-    def unchanged(self, path: bytes) -> None:
-        """A file came to rest and nothing was to be done about it."""
+    def unchanged(self, path: bytes, refusal: str | None = None) -> None:
+        """A file came to rest and nothing was to be done about it; why it stays refused, if it does."""
 
     def requested(self, result: str, seconds: float) -> None:
         """A request ended."""

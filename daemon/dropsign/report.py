@@ -100,7 +100,7 @@ class Report:
         """See parts.Observer."""
         self._count("failed")
         self._forgive(drop.path)
-        self._log.error("file.failed", path=path_text(drop.path), attempt=drop.attempts + 1, reason=reason, error=error)
+        self._log.error("file.failed", path=path_text(drop.path), attempt=drop.attempts, reason=reason, error=error)
 
     def refused(self, path: bytes, reason: str) -> None:
         """See parts.Observer."""
@@ -127,7 +127,7 @@ class Report:
         """See parts.Observer."""
         self._log.warning("file.unsettled", path=path_text(path), seconds=round(seconds))
 
-    def unchanged(self, path: bytes) -> None:
+    def unchanged(self, path: bytes, refusal: str | None = None) -> None:
         """See parts.Observer."""
 
     def requested(self, result: str, seconds: float) -> None:

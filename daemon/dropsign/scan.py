@@ -203,8 +203,23 @@ class Scan:
             self._emit(found)
 
 
-def below(outbox: Outbox, filters: Filters, directory: bytes, *, recursive: bool) -> Iterator[Finding]:
-    """Yield every file that may be a drop below a directory: a scan against a journal that knows nothing."""
+def below(
+    outbox: Outbox,
+    filters: Filters,
+    directory: bytes,
+    *,
+    recursive: bool,
+    on_unreadable: Callable[[bytes], None] = lambda _: None,
+) -> Iterator[Finding]:
+    """Yield every file that may be a drop below a directory: a scan against a journal that knows nothing.
+
+    Args:
+        outbox: where.
+        filters: which names count.
+        directory: relative to the outbox.
+        recursive: sub-directories too.
+        on_unreadable: told of each directory that cannot be read.
+    """
     findings: list[Finding] = []
     scan = Scan(
         outbox,
@@ -217,7 +232,10 @@ def below(outbox: Outbox, filters: Filters, directory: bytes, *, recursive: bool
     )
     waiting = [directory]
     while waiting:
-        waiting.extend(scan._visit(waiting.pop()))  # noqa: SLF001 - same module
+        visited, unreadable = waiting.pop(), scan.tally.unreadable
+        waiting.extend(scan._visit(visited))  # noqa: SLF001 - same module
+        if scan.tally.unreadable > unreadable:
+            on_unreadable(visited)
         scan._flush()  # noqa: SLF001
         yield from findings
         findings.clear()

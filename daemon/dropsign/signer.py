@@ -10,8 +10,10 @@ import hashlib
 import json
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -78,7 +80,7 @@ class Signer:
         self._service = service
         self._threads = ThreadPoolExecutor(4, thread_name_prefix="stream")
         self._url = URL(service.url + service.sign_path, encoded=True)
-        self._sessions: list[aiohttp.ClientSession] = []
+        self._requests: Counter[aiohttp.ClientSession] = Counter()
         self._use(identity)
         self._last_date = ""
         self.clock_skew_seconds: float | None = None
@@ -102,21 +104,34 @@ class Signer:
                 auto_decompress=False,
                 trust_env=False,
             )
-            self._sessions.append(self._session)
         return self._session
+
+    @asynccontextmanager
+    async def _using(self) -> AsyncIterator[aiohttp.ClientSession]:
+        """Give the session for one request; the last request of one that was replaced closes it."""
+        session = self._connected()
+        self._requests[session] += 1
+        try:
+            yield session
+        finally:
+            self._requests[session] -= 1
+            await self._retire(session)
+
+    async def _retire(self, session: aiohttp.ClientSession) -> None:
+        if session is not self._session and not self._requests[session]:
+            del self._requests[session]
+            await session.close()
 
     async def renew(self, identity: Identity) -> None:
         """Use other credentials from the next request on; requests on their way end as they began."""
         old = self._session
         self._use(identity)
         if old is not None:
-            self._sessions.remove(old)
-            loop = asyncio.get_running_loop()
-            loop.call_later(self._service.timeout_seconds, lambda: loop.create_task(old.close()))
+            await self._retire(old)
 
     async def close(self) -> None:
         """Close the session."""
-        for session in self._sessions:
+        for session in {*self._requests, *filter(None, [self._session])}:
             await session.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -195,8 +210,9 @@ class Signer:
             # In TLS 1.3 a server refuses a client's certificate only after the client has finished.
             async with asyncio.timeout(_REFUSAL_SECONDS):
                 if not await reader.read(1):
-                    text = "the service closes the connection after the handshake; check tls.certificate"
-                    raise SigningError(Fault.CREDENTIALS, "credentials", text)
+                    # One that refuses our certificate says so by an alert; one that is going down does this.
+                    text = "the service closes the connection after the handshake"
+                    raise SigningError(Fault.SERVICE, "unreachable", text)
         except TimeoutError:
             return
         except OSError as error:
@@ -218,15 +234,16 @@ class Signer:
         try:
             async with asyncio.timeout(self._service.timeout_seconds) as deadline:
                 data = request.body if request.body is not None else self._stream(request, deadline)
-                async with self._connected().post(
-                    self._url, data=data, headers=request.headers, allow_redirects=False
-                ) as response:
+                async with (
+                    self._using() as session,
+                    session.post(self._url, data=data, headers=request.headers, allow_redirects=False) as response,
+                ):
                     answer = await _read_bounded(response)
         except SourceError:
             raise
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             if isinstance(cause := _cause(error, SourceError), SourceError):
-                raise cause from None
+                raise cause from cause.__cause__
             raise self._lost(error) from error
         self._note_date(response)
         return Signature(self._judge(response, answer), request.sha256, request.size)
@@ -266,8 +283,10 @@ class Signer:
 
     def _lost(self, error: Exception) -> SigningError:
         """Say why no answer came."""
-        # aiohttp's own certificate error is an SSLError too, but the one that it holds says more.
-        tls = getattr(error, "certificate_error", None) or _cause(error, ssl.SSLError)
+        # aiohttp's own errors are SSLErrors too, but have no reason; the one that each holds has.
+        held = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
+        tls = held if isinstance(held, ssl.SSLError) else _cause(error, ssl.SSLError)
+        reason = getattr(tls, "reason", None) or ""
         if isinstance(error, TimeoutError):
             seconds = self._service.timeout_seconds
             text = f"no answer within {seconds:g} s from {self._url}"
@@ -277,10 +296,10 @@ class Signer:
             text = f"the service's certificate is not accepted: {why}; check tls.authority and service.url"
             return SigningError(Fault.SERVICE, "tls", text)
         if isinstance(tls, ssl.SSLError):
-            if "ALERT" in (tls.reason or ""):
-                text = f"the service refuses our certificate or our TLS: {tls.reason}; check tls.certificate"
+            if "ALERT" in reason:
+                text = f"the service refuses our certificate or our TLS: {reason}; check tls.certificate"
                 return SigningError(Fault.CREDENTIALS, "credentials", text)
-            return SigningError(Fault.SERVICE, "tls", f"the TLS handshake failed: {tls.reason or tls}")
+            return SigningError(Fault.SERVICE, "tls", f"the TLS handshake failed: {reason or tls}")
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         cut = not isinstance(error, aiohttp.ClientConnectorError)
         text = f"the service cuts the connection: {text}" if cut else f"the service cannot be reached: {text}"
@@ -341,7 +360,7 @@ def _signature_in(answer: bytes) -> bytes:
     """
     try:
         value = json.loads(answer) if len(answer) <= ANSWER_MAX else None
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     text = value.get("signData") if isinstance(value, dict) else None
     try:

@@ -259,6 +259,7 @@ class Pool:
             if parts.gate.refused(drop.path, error):
                 self._feeder.retry(parts.gate.blamed())
                 return True
+            drop.attempts += 1
             self._fail(drop, error.reason, str(error))
             return False
         parts.gate.answered()

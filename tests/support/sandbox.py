@@ -301,7 +301,7 @@ class Sandbox:
 
         def idle() -> bool:
             status = self.status()
-            return status["backlog"] == 0 and status["in_flight"] == 0
+            return bool(status["backlog"] == 0 and status["in_flight"] == 0)
 
         wait_until(idle, seconds, "rest")
 

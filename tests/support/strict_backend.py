@@ -46,6 +46,15 @@ class Backend(ThreadingHTTPServer):
             self.log.write(json.dumps({"status": status, "problem": problem, "sha256": sha256}) + "\n")
 
 
+class WrongError(Exception):
+    pass
+
+
+def require(true: object, problem: str) -> None:
+    if not true:
+        raise WrongError(problem)
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -53,52 +62,50 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        problem, content = self.check(body)
-        if content is None or problem is not None:
-            self.server.note(400, problem, None)
-            self.answer(400, {"error": problem})
+        try:
+            content = self.check(body)
+        except WrongError as error:
+            self.server.note(400, str(error), None)
+            self.answer(400, {"error": str(error)})
             return
         time.sleep(THINKING_SECONDS)
         signature = self.server.key.sign(content, ec.ECDSA(hashes.SHA256()))
         self.server.note(200, None, hashlib.sha256(content).hexdigest())
         self.answer(200, {"signData": base64.b64encode(signature).decode()})
 
-    def check(self, body: bytes) -> tuple[str | None, bytes | None]:
-        """Return what is wrong with a request, or the content that it carries."""
+    def check(self, body: bytes) -> bytes:
+        """Return the content that a request carries.
+
+        Raises:
+            WrongError: the request is not as the protocol has it.
+        """
         headers = self.headers
-        if self.path != PATH:
-            return f"path {self.path}", None
-        if headers.get_all("Content-Type") != ["application/json"]:
-            return "Content-Type", None
+        require(self.path == PATH, f"path {self.path}")
+        require(headers.get_all("Content-Type") == ["application/json"], "Content-Type")
         try:
             appkey, nonce, timestamp, claimed = (
                 headers[f"es-auth-{name}"] for name in ("appkey", "nonce", "timestamp", "sign")
             )
             text = body.decode("ascii")
-            data = json.loads(text)["data"]
-            content = base64.b64decode(data, validate=True)
+            content = base64.b64decode(json.loads(text)["data"], validate=True)
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
-            return f"form: {error}", None
-        if text != f'{{"data":"{base64.b64encode(content).decode()}"}}':
-            return "body is not compact, or its base64 not canonical", None
-        if appkey != self.server.app_key:
-            return "appkey", None
-        if not re.fullmatch("[a-zA-Z0-9]{16}", nonce):
-            return "nonce", None
-        if not re.fullmatch("[0-9]{13}", timestamp) or abs(int(timestamp) - time.time() * 1000) > WINDOW_MS:
-            return "timestamp", None
+            raise WrongError(f"form: {error}") from None
+        canonical = f'{{"data":"{base64.b64encode(content).decode()}"}}'
+        require(text == canonical, "body is not compact, or its base64 not canonical")
+        require(appkey == self.server.app_key, "appkey")
+        require(re.fullmatch("[a-zA-Z0-9]{16}", nonce), "nonce")
+        require(re.fullmatch("[0-9]{13}", timestamp), "timestamp")
+        require(abs(int(timestamp) - time.time() * 1000) <= WINDOW_MS, "timestamp")
         whole = (
             f"POST{PATH}es-auth-appkey:{appkey}es-auth-nonce:{nonce}es-auth-timestamp:{timestamp}"
             f"json={text}{self.server.secret}"
         )
         quoted = urllib.parse.quote(whole, safe="", encoding="utf-8")
-        if hashlib.sha256(quoted.encode("ascii")).hexdigest() != claimed:
-            return "sign", None
+        require(hashlib.sha256(quoted.encode("ascii")).hexdigest() == claimed, "sign")
         with self.server.lock:
-            if nonce in self.server.nonces:
-                return "nonce used before", None
+            require(nonce not in self.server.nonces, "nonce used before")
             self.server.nonces.add(nonce)
-        return None, content
+        return content
 
     def answer(self, status: int, value: dict[str, Any]) -> None:
         body = json.dumps(value).encode()

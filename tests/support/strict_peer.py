@@ -50,7 +50,7 @@ http {{
 class StrictPeer:
     """The running pair, at the port where a sandbox's configuration looks for the service."""
 
-    def __init__(self, box: Sandbox, directory: Path) -> None:
+    def __init__(self, directory: Path) -> None:
         self.log = directory / "backend.jsonl"
         self.error_log = directory / "error.log"
 
@@ -75,7 +75,7 @@ def strict_peer(box: Sandbox, nginx: str) -> Iterator[StrictPeer]:
     box.stop_service()
     directory = box.directory / "nginx"
     directory.mkdir()
-    peer = StrictPeer(box, directory)
+    peer = StrictPeer(directory)
     backend_port = free_port()
     configuration = directory / "nginx.conf"
     configuration.write_text(

@@ -71,7 +71,7 @@ def sign(
     configuration = config.load(config.find(context.obj, os.environ), os.environ)
     selections = select(paths, configuration)
     if dry_run:
-        for path in plan(selections, configuration):
+        for path in plan(selections, configuration, force=force):
             console.out.print(console.name(path), markup=False)
         return ExitCode.DONE
     started = time.monotonic()

@@ -5,7 +5,7 @@ import time
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from dropsign.cli import console
 from dropsign.errors import ExitCode, UnreachableError
@@ -27,7 +27,8 @@ def status(
         if as_json:
             console.print_json(current)
         else:
-            console.out.print(_table(current))
+            for name, value in _rows(current):
+                console.out.print(f"[bold]{name:<22}[/] {escape(console.printable(value))}")
         if not watch:
             return ExitCode.DONE
         time.sleep(1)
@@ -49,13 +50,11 @@ def _current(configuration: Any) -> dict[str, Any]:
     return from_journal(configuration.journal.path, __version__, outbox, time.time()).as_dict()
 
 
-def _table(current: dict[str, Any]) -> Table:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column()
+def _rows(current: dict[str, Any]) -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
 
     def row(name: str, value: object) -> None:
-        table.add_row(name, console.printable(str(value)).replace("[", r"\["))
+        rows.append((name, str(value)))
 
     if current["running"]:
         row("daemon", "ready" if current["ready"] else f"not ready: {'; '.join(current['not_ready_reasons'])}")
@@ -78,4 +77,4 @@ def _table(current: dict[str, Any]) -> Table:
     row("refused", current["refused"])
     for which, ends in current["certificates"].items():
         row(f"{which} certificate", f"until {ends}")
-    return table
+    return rows
