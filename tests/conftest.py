@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sandbox import Sandbox, sandbox
+from tests.support.sandbox import Sandbox, Site, sandbox
 
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
@@ -35,10 +35,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             require_part(part)
 
 
+@pytest.fixture(scope="session")
+def signing_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A signing service for the tests of this process, one after the other."""
+    made = Site(tmp_path_factory.mktemp("site"))
+    yield made
+    made.stop()
+
+
 @pytest.fixture
-def box(tmp_path: Path) -> Iterator[Sandbox]:
+def box(tmp_path: Path, signing_site: Site) -> Iterator[Sandbox]:
     """A throw-away installation with its signing service running; a failed test shows the daemon's last lines."""
-    with sandbox(tmp_path / "s") as made:
+    with sandbox(tmp_path / "s", signing_site) as made:
         made.start_service()
         yield made
         if made.daemon_log.exists():

@@ -361,6 +361,7 @@ def test_service_down_at_start(idle_box: Sandbox) -> None:
     box.start_service()
     box.wait_signed(path, seconds=40)
     wait_until(lambda: box.ask("/readyz")[0] == 200, what="readiness")
+    box.wait_idle()
     assert len(box.events("gate.closed")) == len(box.events("gate.opened")) == 1
     assert [line["attempt"] for line in box.events("file.signed")] == [1]
 

@@ -1,8 +1,11 @@
 """credentials.py: good files load, each bad one gives its one clear line, and no secret is ever in a message."""
 
 import os
+import pty
+import select
 import ssl
-from collections.abc import Callable
+import sys
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -193,6 +196,36 @@ def test_encrypted_key_without_password(site: Site) -> None:
     assert mistake.endswith("is encrypted; set tls.private_key_password_file")
 
 
+def test_nobody_is_asked_for_a_password(site: Site) -> None:
+    """At a terminal, too, an encrypted key without its password is a mistake and not a question."""
+    encrypt(site)
+    script = """
+import sys
+from pathlib import Path
+from dropsign import config, credentials
+from dropsign.errors import CredentialsError
+names = dict(zip(("certificate", "private_key", "authority"), sys.argv[2:]))
+service = {"url": "https://localhost:1", "app_key": "key", "app_secret_file": sys.argv[1]}
+tables = {"outbox": {"path": "/"}, "service": service, "tls": names}
+try:
+    credentials.load(config.parse(tables, {}, base=Path("/"), source="test"), {})
+except CredentialsError as error:
+    print("refused:", error)
+"""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        arguments = [str(site.secret), *(site.tls[key] for key in ("certificate", "private_key", "authority"))]
+        os.execv(sys.executable, [sys.executable, "-c", script, *arguments])
+    shown = b""
+    with suppress(OSError):  # how the end of a terminal shows
+        while select.select([terminal], [], [], 20)[0] and (piece := os.read(terminal, 4096)):
+            shown += piece
+    os.close(terminal)  # who still asks gets SIGHUP
+    os.waitpid(pid, 0)
+    assert b"refused: tls.private_key: " in shown
+    assert b"Enter" not in shown
+
+
 @pytest.mark.parametrize(
     ("content", "mode", "expected"),
     [
@@ -302,7 +335,7 @@ def test_systemd_credentials(site: Site) -> None:
 
 
 def test_systemd_credentials_of_roots_group(site: Site) -> None:
-    """systemd gives an unprivileged service its right by an access list, which looks like one of root's group: fine."""
+    """To an unprivileged service systemd gives its right by an access list, which looks like root's group's."""
     if os.geteuid() != 0:
         pytest.skip("needs root, to give a file to another group")
     directory = site.directory / "credentials"
@@ -349,12 +382,13 @@ def test_change_on_disk_is_seen(site: Site, change: str) -> None:
     """Files that were renewed are noticed, however that was done; a file that is missing for a moment is no change."""
     loaded = site.load()
     assert not loaded.changed_on_disk()
-    changes: dict[str, Callable[[], object]] = {
-        "content": lambda: site.write("secret", "another secret altogether"),
-        "replaced": lambda: site.write("new", SECRET).replace(site.secret),
-        "time": lambda: os.utime(site.secret, ns=(0, 0)),
-    }
-    changes[change]()
+    match change:
+        case "content":
+            site.write("secret", "another secret altogether")
+        case "replaced":
+            site.write("new", SECRET).replace(site.secret)
+        case _:
+            os.utime(site.secret, ns=(0, 0))
     assert loaded.changed_on_disk()
     site.secret.unlink()
     assert not loaded.changed_on_disk()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 
 import pytest
@@ -271,7 +272,7 @@ def test_credentials_are_read_again_before_each_probe_and_a_failure_there_lets_o
 
 
 def test_hold_stops_all_and_release_lets_them_go() -> None:
-    """A full disk holds the gate shut without any probe; it is told once, however often it is said, from its beginning."""
+    """A full disk holds the gate shut without any probe; however often it is said, it is told once."""
 
     async def scenario() -> None:
         site = Site()
@@ -309,7 +310,7 @@ def test_gate_opens_only_when_nothing_holds_it() -> None:
             site.gate.hold("disk", "full")
             site.gate.hold("outbox", "not there")
             assert len(site.closed) == 1
-            ends = [site.gate.answered, lambda site=site: site.gate.release("disk")]
+            ends: list[Callable[[], None]] = [site.gate.answered, partial(site.gate.release, "disk")]
             for end in ends if service_first else reversed(ends):
                 end()
                 assert site.opened == []

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dropsign.journal import Journal
-from dropsign.localqueue import ROOM, LocalQueue
+from dropsign.localqueue import LARGE, ROOM, LocalQueue
 from dropsign.model import Drop, Fingerprint, Signature
 
 VERSION = Fingerprint(1, 2, 3, 4, 5)
@@ -87,6 +87,21 @@ def test_memory_is_bounded_and_the_order_kept() -> None:
             assert len(queue) <= ROOM
             finish(queue, journal, drop)
         assert len(queue) == 0
+
+    with opened() as journal:
+        asyncio.run(scenario(journal))
+
+
+def test_memory_is_bounded_however_many_ask_at_once() -> None:
+    """Workers that all begin at once on a long backlog have it loaded once, not once each."""
+
+    async def scenario(journal: Journal) -> None:
+        for number in range(5 * ROOM):
+            journal.queue(Drop(b"%d" % number, VERSION, ticket=journal.next_ticket()))
+        queue = LocalQueue(journal, journal.last_ticket)
+        taken = await asyncio.wait_for(asyncio.gather(*(queue.take() for _ in range(8))), 5)
+        assert sorted(drop.ticket for drop in taken) == list(range(1, 9))
+        assert len(queue) <= ROOM
 
     with opened() as journal:
         asyncio.run(scenario(journal))
@@ -175,6 +190,72 @@ def test_holds_from_put_to_done() -> None:
         asyncio.run(scenario(journal))
 
 
+def large(path: bytes, journal: Journal) -> Drop:
+    drop = Drop(path, VERSION._replace(size=LARGE), ticket=journal.next_ticket())
+    journal.queue(drop)
+    return drop
+
+
+def test_small_files_do_not_wait_for_large_ones() -> None:
+    """Large files take no more workers than they may; small ones pass them, and each lane keeps its order."""
+
+    async def scenario(journal: Journal) -> None:
+        queue = LocalQueue(journal, 0, lambda: 2)
+        for number in range(5):
+            queue.put(large(b"large %d" % number, journal))
+        for number in range(3):
+            put(queue, journal, b"small %d" % number)
+        taken = [await take(queue) for _ in range(5)]
+        assert [drop.path for drop in taken] == [b"large 0", b"large 1", b"small 0", b"small 1", b"small 2"]
+        waiting = asyncio.create_task(queue.take())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        finish(queue, journal, taken[2])
+        await asyncio.sleep(0.01)
+        assert not waiting.done()  # a small one that is done makes no room for a large one
+        finish(queue, journal, taken[0])
+        assert (await asyncio.wait_for(waiting, 5)).path == b"large 2"
+
+    with opened() as journal:
+        asyncio.run(scenario(journal))
+
+
+def test_small_files_behind_a_backlog_of_large_ones() -> None:
+    """Small files that wait in the journal alone, behind more large ones than fit, are brought forward too."""
+
+    async def scenario(journal: Journal) -> None:
+        for number in range(2 * ROOM):
+            large(b"large %d" % number, journal)
+        journal.queue(Drop(b"small", VERSION, ticket=journal.next_ticket()))
+        queue = LocalQueue(journal, journal.last_ticket, lambda: 1)
+        assert (await take(queue)).path == b"large 0"
+        assert (await take(queue)).path == b"small"
+
+    with opened() as journal:
+        asyncio.run(scenario(journal))
+
+
+def test_newer_version_of_a_held_path_has_its_turn_when_the_older_is_done() -> None:
+    """A path queued anew while its older version is on its way is given out after that one, never beside it."""
+
+    async def scenario(journal: Journal) -> None:
+        queue = LocalQueue(journal, 0)
+        put(queue, journal, b"a")
+        older = await take(queue)
+        newer = put(queue, journal, b"a")
+        waiting = asyncio.create_task(queue.take())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        queue.done(older)
+        assert (await asyncio.wait_for(waiting, 5)).ticket == newer.ticket
+        assert queue.holds(b"a")
+        queue.done(newer)
+        assert not queue.holds(b"a")
+
+    with opened() as journal:
+        asyncio.run(scenario(journal))
+
+
 class Slow:
     """A journal whose answers take the time that they are given."""
 
@@ -233,10 +314,12 @@ def test_taker_cancelled_during_a_refill_costs_nothing() -> None:
     st.integers(0, 3),
     st.integers(1, 4),
 )
-def test_any_interleaving_loses_nothing(steps: list[str], before: int, takers: int) -> None:
-    """Whatever puts, takes, refills and cancellations overlap: each drop is given out exactly once, lowest place first."""
+def test_any_interleaving_loses_nothing(  # noqa: C901 - each step is one case
+    steps: list[str], before: int, takers: int
+) -> None:
+    """Whatever puts, takes, refills and cancellations overlap: each drop is given out once, in order."""
 
-    async def scenario(journal: Journal) -> None:
+    async def scenario(journal: Journal) -> None:  # noqa: C901 - as above
         expected = []
         for number in range(before * ROOM // 2):
             drop = Drop(b"before %d" % number, VERSION, ticket=journal.next_ticket())

@@ -161,8 +161,8 @@ def test_directory_tree_moved_in_and_within(box: Sandbox) -> None:
 
 def _append(path: Path) -> bytes:
     with path.open("ab") as file:
-        file.write(b" more")
-    return b"version 1 more"
+        file.write(b" and more")
+    return b"version 1 and more"
 
 
 def _rewrite(path: Path) -> bytes:
@@ -176,23 +176,24 @@ def _write_in_place(path: Path) -> bytes:
     return b"VERSION 1"
 
 
-@pytest.mark.parametrize("change", [_append, _rewrite, _write_in_place])
-def test_stale_signature_is_withdrawn_before_the_new_version_settles(
-    box: Sandbox, change: Callable[[Path], bytes]
-) -> None:
+def test_stale_signature_is_withdrawn_before_the_new_version_settles(box: Sandbox) -> None:
     """A changed file loses its FILE.sign as soon as that is noticed, not only when the new version has settled."""
     box.configure("outbox", settle_seconds=1.5, settle_after_close_seconds=1.5)
     box.start_daemon()
-    path = box.drop("file", b"version 1")
-    box.wait_signed(path)
-    content = change(path)
-    wait_until(lambda: not box.sign_of(path).exists(), what="the withdrawal")
-    assert box.status()["settling"] == 1, "the new version has not settled when the old signature goes"
-    assert sha256(content) not in box.times_signed()
-    box.wait_signed(path)
-    assert box.times_signed() == {sha256(b"version 1"): 1, sha256(content): 1}
-    events = [line["event"] for line in box.log() if line.get("path") == "file"]
-    assert events == ["file.signed", "file.changed", "file.withdrawn", "file.signed"]
+    changes = {box.outbox / change.__name__: change for change in (_append, _rewrite, _write_in_place)}
+    for path in changes:
+        path.write_bytes(b"version 1")
+    box.wait_signed(*changes)
+    contents = {path: change(path) for path, change in changes.items()}
+    wait_until(lambda: not any(box.sign_of(path).exists() for path in changes), what="the withdrawals")
+    assert box.status()["settling"] == 3, "the new versions have not settled when the old signatures go"
+    assert not {*map(sha256, contents.values())} & box.times_signed().keys()
+    box.wait_signed(*changes)
+    box.wait_idle()
+    assert {path: path.read_bytes() for path in changes} == contents
+    for path in changes:
+        events = [line["event"] for line in box.log() if line.get("path") == path.name]
+        assert events == ["file.signed", "file.changed", "file.withdrawn", "file.signed"]
 
 
 def test_replaced_by_rename(box: Sandbox) -> None:
@@ -292,6 +293,7 @@ def test_removed_signature_is_put_back(box: Sandbox) -> None:
     box.sign_of(empty).unlink()
     box.rescan()
     box.wait_signed(path, empty)
+    box.wait_idle()
     assert [box.sign_of(file).read_bytes() for file in (path, empty)] == texts
     assert len(box.requests()) == 2
     assert {line["path"] for line in box.events("file.republished")} == {"file", "empty"}
@@ -379,7 +381,7 @@ def test_picked_up_while_being_signed(box: Sandbox) -> None:
     box.start_daemon()
     box.misbehave("delay 700ms")
     paths = [box.drop(f"f{number}", b"%d" % number) for number in range(50)]
-    wait_until(lambda: box.status()["in_flight"] == 32, what="requests on their way")
+    wait_until(lambda: box.status()["in_flight"] >= 4, what="requests on their way")
     for path in paths:
         path.unlink()
     box.misbehave("")
@@ -470,6 +472,7 @@ def test_empty_and_huge(box: Sandbox) -> None:
     empty = box.drop("empty", b"")
     huge = box.drop("huge", os.urandom(1024) * 1024 * 100)
     box.wait_signed(empty, huge, seconds=60)
+    box.wait_idle()
     assert [(line["path"], line["size"]) for line in box.events("file.signed")] == [("empty", 0), ("huge", 100 << 20)]
 
 
@@ -521,10 +524,10 @@ def test_sigterm_drains(box: Sandbox) -> None:
     box.start_daemon()
     box.misbehave("delay 1s")
     paths = [box.drop(f"f{number}", b"%d" % number) for number in range(80)]
-    wait_until(lambda: box.status()["in_flight"] == 32, what="requests on their way")
+    wait_until(lambda: box.status()["in_flight"] >= 4, what="requests on their way")
     assert box.stop_daemon() == 0
     signed = [path for path in paths if box.sign_of(path).exists()]
-    assert len(signed) == len(box.times_signed()) >= 32
+    assert len(signed) == len(box.times_signed()) >= 4
     assert all(map(box.is_signed, signed))
     assert box.log()[-1]["event"] == "daemon.stopped"
     assert not box.socket.exists()
@@ -550,6 +553,7 @@ def test_second_signal_cuts_short(box: Sandbox) -> None:
     box.misbehave("")
     box.start_daemon()
     box.wait_signed(path)
+    box.wait_idle()
     assert [line["attempt"] for line in box.events("file.signed")] == [1]
 
 

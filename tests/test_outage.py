@@ -1,5 +1,6 @@
 """outage.py and backoff.py: when the pool stops asking, how long it waits, and when it says so."""
 
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -115,7 +116,7 @@ def test_summary_once_a_minute_while_closed() -> None:
     subject.fault("unreachable", "cut", 100.0)
     times = [second for second in range(100, 100 + 86_400) if subject.summary_due(float(second))]
     assert times[0] == 100 + SUMMARY_SECONDS
-    assert {later - sooner for sooner, later in zip(times, times[1:], strict=False)} == {SUMMARY_SECONDS}
+    assert {later - sooner for sooner, later in pairwise(times)} == {SUMMARY_SECONDS}
     assert len(times) == 1439
     subject.success()
     assert not subject.summary_due(1e9)

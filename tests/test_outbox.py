@@ -1,4 +1,4 @@
-"""outbox.py on real directories: signatures whole or not at all, beside the version they were made of, no link followed."""
+"""outbox.py on real directories: signatures whole or not at all, beside their very version, and no link followed."""
 
 import errno
 import fcntl
@@ -130,6 +130,24 @@ def test_any_change_of_the_fingerprint_stops_the_publication(outbox: Outbox, roo
     (result,) = outbox.publish([Publication(b"a", fingerprint, b"s")])
     assert isinstance(result, MovedOnError)
     assert not (root / "a.sign").exists()
+
+
+def test_change_after_the_first_check_is_still_noticed(outbox: Outbox, root: Path) -> None:
+    """A file that changes while the signatures of its group are written is caught right before the rename."""
+    group = [Publication(b"%03d" % number, drop(root, b"%03d" % number), b"s") for number in range(400)]
+
+    def change() -> None:
+        while not any(name.endswith(b".tmp") for name in names(root)):  # its own comes first: it has passed the check
+            continue
+        (root / "000").write_bytes(b"changed meanwhile")
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    results = outbox.publish(group)
+    thread.join()
+    assert isinstance(results[0], MovedOnError)
+    assert results[1:] == [None] * 399
+    assert len(names(root)) == 400 + 399
 
 
 def drop_probe(root: Path) -> Path:
@@ -429,7 +447,7 @@ def test_look_that_is_not_allowed_is_no_absence() -> None:
 
 
 def test_writer_is_seen_while_and_only_while_it_has_the_file_open(outbox: Outbox, root: Path) -> None:
-    """The lease tells of a process that holds the file open for writing, by whatever descriptor; readers don't count."""
+    """The lease tells of a process that holds the file open for writing; readers don't count."""
     drop(root, b"a")
     assert look(outbox, b"a", closely=True).writer is False
     with open(root / "a", "rb"):
@@ -452,7 +470,7 @@ def test_writer_is_seen_while_and_only_while_it_has_the_file_open(outbox: Outbox
     assert look(outbox, b"a", closely=False).writer is None
 
 
-def test_lease_is_given_back(outbox: Outbox, root: Path) -> None:
+def test_lease_is_given_back(root: Path) -> None:
     """After the question nobody who opens the file for writing has to wait, nor are we sent SIGIO."""
     signals: list[int] = []
     before = signal.signal(signal.SIGIO, lambda number, _: signals.append(number))

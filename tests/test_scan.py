@@ -169,14 +169,13 @@ def test_missing_signature_is_no_difference_if_so_configured(site: Site) -> None
 
 def test_waiting_and_given_up_files_are_not_told_again(site: Site) -> None:
     """A file that is queued, deferred or failed in this very version is known; after a change it is told."""
-    for path, record in (
-        (b"queued", lambda drop: None),
-        (b"deferred", lambda drop: site.journal.defer(drop, 0.0, "r", "e")),
-        (b"failed", lambda drop: site.journal.fail(drop, "r", "e")),
-    ):
+    for path in (b"queued", b"deferred", b"failed"):
         drop = Drop(path, site.drop(path), ticket=site.journal.next_ticket())
         site.journal.queue(drop)
-        record(drop)
+        if path == b"deferred":
+            site.journal.defer(drop, 0.0, "r", "e")
+        elif path == b"failed":
+            site.journal.fail(drop, "r", "e")
     assert site.scan()[0] == {}
     site.drop(b"failed", b"mended content")
     assert list(site.scan()[0]) == [b"failed"]
@@ -195,14 +194,14 @@ def test_only_drops_are_told(site: Site) -> None:
 
 
 def test_without_recursion_sub_directories_are_not_read(site: Site) -> None:
-    """recursive = false sees the outbox's own files alone."""
+    """With recursive = false a scan sees the outbox's own files alone."""
     site.drop(b"a")
     site.drop(b"sub/b")
     assert list(site.scan(recursive=False)[0]) == [b"a"]
 
 
 def test_leftover_temporaries_of_others_go_and_our_own_stay(site: Site) -> None:
-    """A temporary of a process before this one is removed, wherever it lies; ours is in use; no look-alike is touched."""
+    """A temporary of a process before this one is removed, wherever it lies; our own are in use."""
     other, own = b"0123456789ab", site.outbox.instance
     leftovers = [b".dropsign-%s-1f.tmp" % other, b"sub/.dropsign-%s-0.tmp" % other]
     keep = [b".dropsign-%s-2.tmp" % own, b".dropsign-notes.tmp", b"x.dropsign-%s-1.tmp" % other]
@@ -333,7 +332,7 @@ FATES = st.sampled_from(["signed", "signed", "unsigned", "changed", "gone", "new
 def test_merge_against_a_plain_model(
     tmp_path: Path, tree: dict[tuple[bytes, bytes], str], republish_missing: bool
 ) -> None:
-    """For any tree, whatever the sort order of its names, exactly the paths are told whose fate differs from what is known."""
+    """For any tree, however its names sort, exactly those paths are told that differ from what is known."""
     root = Path(tempfile.mkdtemp(dir=tmp_path))
     site = Site(root)
     try:

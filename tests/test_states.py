@@ -90,6 +90,8 @@ def test_what_must_never_happen() -> None:
         (State.SIGNED, State.FAILED),
         (State.SIGNED, State.DEFERRED),
         (State.REFUSED, State.FAILED),
+        (State.FAILED, State.FAILED),
+        (State.FAILED, State.DEFERRED),
     ]:
         with pytest.raises(IllegalMoveError, match="cannot go from"):
             check(old, new)

@@ -83,4 +83,5 @@ def test_client_without_certificate_is_told_so(box: Sandbox, tmp_path: Path) -> 
         box.stop_daemon()
         box.start_daemon()
         box.wait_signed(path)
+        box.wait_idle()
         assert [line["attempt"] for line in box.events("file.signed")] == [1]

@@ -175,7 +175,8 @@ class CommitThread:
                 self._on_trouble(self._trouble)
                 told = True
             elif self._closing.wait(RETRY_SECONDS):
-                break  # what is lost is made again at the next start
+                self._lose(pending)
+                return
             self._on_rollback()
             again = not self._try(pending, begins=True)
         if told:
@@ -183,6 +184,13 @@ class CommitThread:
         for operation in pending:
             if operation.future is not None:
                 operation.future.set_result(None)
+        pending.clear()
+
+    def _lose(self, pending: list[_Operation]) -> None:
+        """Give up writes at the end; what is lost is made again at the next start, and no flush says otherwise."""
+        for operation in pending:
+            if operation.future is not None:
+                operation.future.set_exception(JournalError(f"the journal could not be written: {self._trouble}"))
         pending.clear()
 
     def _committed(self) -> bool:

@@ -377,7 +377,8 @@ def _retry_after(value: str | None) -> float | None:
     """Return the seconds that `Retry-After` asks for, given as seconds or as a date (RFC 9110, 10.2.3)."""
     if value is None:
         return None
-    if value.isascii() and value.strip().isdigit():
+    value = value.strip(" \t")
+    if value.isascii() and value.isdigit():
         return float(value)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())

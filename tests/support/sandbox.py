@@ -33,10 +33,12 @@ APP_SECRET = "test secret/+=ü"
 def wait_until(condition: Callable[[], Any], seconds: float = 20, what: str = "the condition") -> Any:
     """Return what a condition gives once it is true; fail the test if that takes too long."""
     end = time.monotonic() + seconds * SLOWNESS
+    pause = 0.005
     while not (value := condition()):
         if time.monotonic() > end:
             raise AssertionError(f"{what} did not come about within {seconds} s")
-        time.sleep(0.01)
+        time.sleep(pause)
+        pause = min(pause * 1.3, 0.1)
     return value
 
 
@@ -77,26 +79,98 @@ def dropsign(*arguments: str | Path, **options: Any) -> subprocess.CompletedProc
     )  # fmt: skip
 
 
-class Sandbox:
-    """Everything below one directory."""
+class Site:
+    """The other side: an authority and a signing service, which several sandboxes may use one after the other."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.outbox = directory / "outbox"
-        self.outbox.mkdir()
         self.authority = Authority(directory / "authority")
         self.server = self.authority.issue("localhost", server=True)
-        self.client = self.authority.issue("client")
         self.signing = self.authority.signing_key()
+        self.secret_file = directory / "service_secret"
+        self.secret_file.write_text(APP_SECRET, "utf-8")
+        self.port = free_port()
+        self.request_log = directory / "requests.jsonl"
+        self.faults_file = directory / "faults"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_plain = True
+
+    def start(self, *options: str) -> None:
+        """Start the embedded signing service; one that runs with no options of its own is good enough."""
+        if self._process is not None and self._process.poll() is None and self._is_plain and not options:
+            return
+        self.stop()
+        self._is_plain = not options
+        arguments = [
+            "service", "--listen", f"127.0.0.1:{self.port}",
+            "--certificate", self.server.certificate, "--private-key", self.server.private_key,
+            "--authority", self.authority.certificate, "--signing-key", self.signing.private_key,
+            "--app-key", APP_KEY, "--app-secret-file", self.secret_file,
+            "--log", self.request_log, "--faults-file", self.faults_file, *options,
+        ]  # fmt: skip
+        with (self.directory / "service.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "dropsign", *map(str, arguments)], stdout=log, stderr=log
+            )
+        wait_until(self._answers, what="the signing service's start")
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, (self.directory / "service.log").read_text()
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def stop(self) -> None:
+        """Stop the signing service at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def rest(self) -> None:
+        """End what one sandbox asked for, so that the next one finds a service that has nothing to do."""
+        self.faults_file.unlink(missing_ok=True)
+        wait_until(lambda: not self._is_busy(), what="the end of all connections to the service")
+        time.sleep(0.02)
+        if not self._is_plain:
+            self.stop()
+
+    def _is_busy(self) -> bool:
+        """Tell whether anybody is connected to the service, or was and it has not noticed yet (proc(5), tcp)."""
+        port, connected = f":{self.port:04X}", {"01", "08"}
+        lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        return any(line[1].endswith(port) and line[3] in connected for line in lines)
+
+
+class Sandbox:
+    """Everything below one directory."""
+
+    def __init__(self, directory: Path, site: Site | None = None) -> None:
+        """Make its files.
+
+        Args:
+            directory: which holds them.
+            site: a service that others use as well; one of its own by default.
+        """
+        self.directory = directory
+        self.outbox = directory / "outbox"
+        self.outbox.mkdir()
+        self._is_site_ours = site is None
+        self.site = site or Site(directory)
+        self.authority = self.site.authority
+        self.server = self.site.server
+        self.client = self.authority.issue("client")
+        self.signing = self.site.signing
         self.secret_file = directory / "app_secret"
         self.secret_file.write_text(APP_SECRET, "utf-8")
         self.secret_file.chmod(0o600)
-        self.port = free_port()
+        self.port = self.site.port
         self.config = directory / "config.toml"
         self.socket = directory / "control.sock"
         self.journal = directory / "state" / "journal.sqlite3"
-        self.request_log = directory / "requests.jsonl"
-        self.faults_file = directory / "faults"
+        self.request_log = self.site.request_log
+        self._first_request = self.request_log.stat().st_size if self.request_log.exists() else 0
         self.daemon_log = directory / "daemon.log"
         self.settings: dict[str, dict[str, Any]] = {
             "outbox": {"path": str(self.outbox), "settle_seconds": 0.2, "settle_after_close_seconds": 0.05},
@@ -115,7 +189,11 @@ class Sandbox:
             "daemon": {"grace_seconds": 10},
         }
         self.configure()
-        self._service: subprocess.Popen[bytes] | None = None
+        self._log: list[dict[str, Any]] = []
+        self._log_read = 0
+        key = serialization.load_pem_public_key(self.signing.public_key.read_bytes())
+        assert isinstance(key, ec.EllipticCurvePublicKey)
+        self._key = key
         self.daemon: subprocess.Popen[bytes] | None = None
 
     # Configuration
@@ -137,32 +215,11 @@ class Sandbox:
 
     def start_service(self, *options: str) -> None:
         """Start the embedded signing service."""
-        arguments = [
-            "service", "--listen", f"127.0.0.1:{self.port}",
-            "--certificate", self.server.certificate, "--private-key", self.server.private_key,
-            "--authority", self.authority.certificate, "--signing-key", self.signing.private_key,
-            "--app-key", APP_KEY, "--app-secret-file", self.secret_file,
-            "--log", self.request_log, "--faults-file", self.faults_file, *options,
-        ]  # fmt: skip
-        with (self.directory / "service.log").open("ab") as log:
-            self._service = subprocess.Popen(
-                [sys.executable, "-m", "dropsign", *map(str, arguments)], stdout=log, stderr=log
-            )
-        wait_until(self._service_answers, what="the signing service's start")
-
-    def _service_answers(self) -> bool:
-        assert self._service is not None
-        assert self._service.poll() is None, (self.directory / "service.log").read_text()
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-            return True
-        return False
+        self.site.start(*options)
 
     def stop_service(self) -> None:
         """Stop the signing service at once."""
-        if self._service is not None:
-            self._service.kill()
-            self._service.wait()
-            self._service = None
+        self.site.stop()
 
     def misbehave(self, text: str) -> None:
         """Change how the running service misbehaves.
@@ -170,17 +227,18 @@ class Sandbox:
         Args:
             text: what `--fail` takes, or lines `fail ...` and `delay 20ms`; nothing for not at all.
         """
-        temporary = self.faults_file.with_suffix(".new")
+        temporary = self.site.faults_file.with_suffix(".new")
         plain = text and not text.startswith(("fail ", "delay "))
         temporary.write_text(f"fail {text}\n" if plain else text)
-        temporary.replace(self.faults_file)
+        temporary.replace(self.site.faults_file)
         time.sleep(0.1)
 
     def requests(self) -> list[dict[str, Any]]:
         """Return what the service noted of each request."""
         if not self.request_log.exists():
             return []
-        return [json.loads(line) for line in self.request_log.read_text().splitlines()]
+        text = self.request_log.read_bytes()[self._first_request :]
+        return [json.loads(line) for line in text.splitlines()]
 
     def times_signed(self) -> Counter[str]:
         """Return how often each content, by its SHA-256, was signed."""
@@ -231,14 +289,21 @@ class Sandbox:
         if self.daemon is not None:
             self.daemon.kill()
             self.daemon.wait()
-        self.stop_service()
+        if self._is_site_ours:
+            self.site.stop()
+        else:
+            self.site.rest()
 
     def log(self) -> list[dict[str, Any]]:
         """Return the daemon's log lines; what is no JSON fails the test."""
-        if not self.daemon_log.exists():
-            return []
-        text = self.daemon_log.read_text()
-        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        if self.daemon_log.exists():
+            with self.daemon_log.open("rb") as file:
+                file.seek(self._log_read)
+                text = file.read()
+            text = text[: text.rfind(b"\n") + 1]
+            self._log += [json.loads(line) for line in text.decode().splitlines()]
+            self._log_read += len(text)
+        return self._log
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """Return the daemon's log lines of one event."""
@@ -328,10 +393,8 @@ class Sandbox:
 
     def verifies(self, text: bytes, content: bytes) -> bool:
         """Verify a signature with the service's public key, independently of the program."""
-        key = serialization.load_pem_public_key(self.signing.public_key.read_bytes())
-        assert isinstance(key, ec.EllipticCurvePublicKey)
         try:
-            key.verify(base64.b64decode(text, validate=True), content, ec.ECDSA(hashes.SHA256()))
+            self._key.verify(base64.b64decode(text, validate=True), content, ec.ECDSA(hashes.SHA256()))
         except (InvalidSignature, ValueError):
             return False
         return True
@@ -359,10 +422,10 @@ class Sandbox:
 
 
 @contextmanager
-def sandbox(directory: Path) -> Iterator[Sandbox]:
+def sandbox(directory: Path, site: Site | None = None) -> Iterator[Sandbox]:
     """Give a sandbox, and end its processes afterwards."""
     directory.mkdir(parents=True, exist_ok=True)
-    made = Sandbox(directory)
+    made = Sandbox(directory, site)
     try:
         yield made
     finally:
