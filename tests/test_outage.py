@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dropsign.backoff import ceiling, full_jitter, some_jitter
-from dropsign.outage import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, SAME_REFUSALS, SUMMARY_SECONDS, OutagePolicy
+from dropsign.outage import (
+    FIRST_WAIT_SECONDS,
+    LONGEST_RETRY_AFTER_SECONDS,
+    LONGEST_WAIT_SECONDS,
+    SAME_REFUSALS,
+    SUMMARY_SECONDS,
+    OutagePolicy,
+)
 
 SEEDS = st.integers(0, 2**32)
 
@@ -45,6 +52,13 @@ def test_some_jitter_is_a_tenth(seconds: float, seed: int) -> None:
     assert seconds * 0.9 <= some_jitter(seconds, Random(seed)) <= seconds * 1.1
 
 
+def test_an_absurd_retry_after_is_capped() -> None:
+    """A service (or somebody in its place) cannot silence the daemon for a year."""
+    subject = policy()
+    subject.fault("overloaded", "503", 0.0, 3e7)
+    assert subject.next_probe == LONGEST_RETRY_AFTER_SECONDS
+
+
 def test_first_fault_closes_and_later_ones_do_not_again() -> None:
     """Only the fault that closes the gate says so; the outage keeps its beginning and takes the latest reason."""
     subject = policy()
@@ -55,7 +69,7 @@ def test_first_fault_closes_and_later_ones_do_not_again() -> None:
     assert (subject.outage.since, subject.outage.reason, subject.outage.detail) == (10.0, "overloaded", "503")
 
 
-@given(st.lists(st.one_of(st.none(), st.floats(0, 1e5)), min_size=1, max_size=30), SEEDS)
+@given(st.lists(st.one_of(st.none(), st.floats(0, 3600)), min_size=1, max_size=30), SEEDS)
 def test_each_failed_probe_waits_within_its_ceiling_and_obeys_retry_after(
     answers: list[float | None], seed: int
 ) -> None:

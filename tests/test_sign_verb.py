@@ -108,6 +108,19 @@ def test_with_a_daemon_running(box: Sandbox) -> None:
     assert len(box.requests()) == 300
 
 
+def test_temporaries_of_a_daemon_are_left_alone(box: Sandbox) -> None:
+    """A one-shot beside a daemon does not take the daemon's temporaries, which are in use, for left-overs."""
+    box.start_daemon()
+    box.wait_signed(box.drop("file"))
+    box.wait_idle()
+    temporary = box.drop(".dropsign-0123456789ab-0.tmp")
+    for options in ((), ("--force",), ("--dry-run",)):
+        assert sign(box, *options, box.outbox).returncode == 0
+    assert temporary.exists()
+    box.rescan()
+    assert not temporary.exists(), "the daemon itself, which holds the lock, knows whose it is"
+
+
 def test_with_a_daemon_a_failed_file_is_tried_again(box: Sandbox) -> None:
     """Through the daemon, too, a file that fails gives exit code 1 and its reason; and it is tried again when asked."""
     box.start_daemon()
@@ -364,7 +377,7 @@ def test_status_in_an_outage(idle_box: Sandbox) -> None:
 
 def test_two_at_once_on_one_directory(box: Sandbox) -> None:
     """A second one-shot on the directory of a first does not race it; it says who is there."""
-    box.misbehave("delay 1s")
+    box.misbehave("delay 4s")
     directory = box.directory / "elsewhere"
     paths = _tree(directory, 3)
     first = subprocess.Popen([sys.executable, "-m", "dropsign", "--config", str(box.config), "sign", str(directory)])

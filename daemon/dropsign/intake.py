@@ -66,6 +66,7 @@ class Intake:
         self._fresh: list[bytes] = []
         self._examined: dict[bytes, asyncio.Task[None]] = {}
         self._examining = asyncio.Semaphore(EXAMINED_AT_ONCE)
+        self._deciding = asyncio.Lock()  # from a look to its decisions, so that none rests on what was before another
         self._missed: dict[bytes, tuple[Notice, ...]] = {}
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="look")
@@ -150,6 +151,10 @@ class Intake:
             paths: relative to the outbox, accepted by the filters.
             force: sign them again, whatever is known.
         """
+        async with self._deciding:
+            await self._take_in(paths, force=force)
+
+    async def _take_in(self, paths: Sequence[bytes], *, force: bool) -> None:
         looks, known = await self._survey(paths, closely=True)
         for path in set(paths) - {look.path for look in looks}:
             self._parts.observer.refused(path, "unreadable")
@@ -174,10 +179,11 @@ class Intake:
             await self._wait()
             fresh, self._fresh = self._fresh[:GROUP], self._fresh[GROUP:]
             try:
-                if fresh:
-                    await self._look_early(fresh)
-                if due := self.settling.due(time.monotonic(), GROUP):
-                    await self._look_closely(due)
+                async with self._deciding:
+                    if fresh:
+                        await self._look_early(fresh)
+                    if due := self.settling.due(time.monotonic(), GROUP):
+                        await self._look_closely(due)
             except OSError as error:
                 self._parts.observer.defect(error)
                 await asyncio.sleep(1.0)

@@ -90,7 +90,10 @@ class Journal:
 
     async def lookup(self, paths: Sequence[bytes]) -> dict[bytes, Entry]:
         """Return what is known of some paths; those nobody knows are left out."""
-        return await self._ask(lambda connection: self._lookup(connection, paths))
+        found: dict[bytes, Entry] = {}
+        for start in range(0, len(paths), PAGE):
+            found |= await self._ask(partial(self._lookup, paths=paths[start : start + PAGE]))
+        return found
 
     async def waiting(self, after: int, limit: int) -> Sequence[Drop]:
         """Return queued drops with a ticket above `after`, lowest first (see ports.Backlog)."""

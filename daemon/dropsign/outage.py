@@ -15,6 +15,9 @@ FIRST_WAIT_SECONDS: Final = 1.0
 LONGEST_WAIT_SECONDS: Final = 60.0
 SUMMARY_SECONDS: Final = 60.0
 
+LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
+"""No service is believed that wants to be left alone for longer."""
+
 SAME_REFUSALS: Final = 8
 """So many different files refused in a row with the same status mean that the fault is not theirs."""
 
@@ -42,18 +45,19 @@ class OutagePolicy:
     def fault(self, reason: str, detail: str, now: float, retry_after: float | None = None) -> bool:
         """Take in a fault that is no file's; return whether it closed the gate."""
         closes = self.outage is None
+        retry_after = min(retry_after or 0.0, LONGEST_RETRY_AFTER_SECONDS)
         if self.outage is None:
             self.outage = Outage(now, reason, detail)
             self.probes = 0
             self._next_summary = now + SUMMARY_SECONDS
         elif now < self.next_probe:  # not a probe's: a request that was on its way when the gate closed
-            self.next_probe = max(self.next_probe, now + (retry_after or 0.0))
+            self.next_probe = max(self.next_probe, now + retry_after)
             return False
         else:
             self.outage = Outage(self.outage.since, reason, detail)
         self.probes += 1
         wait = full_jitter(self.probes, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, self._random)
-        self.next_probe = now + max(wait, retry_after or 0.0)
+        self.next_probe = now + max(wait, retry_after)
         return closes
 
     def success(self) -> Outage | None:

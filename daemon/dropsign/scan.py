@@ -52,6 +52,7 @@ class Scan:
         known: Callable[[bytes], Iterable[Known]],
         emit: Callable[[list[Finding]], None],
         stopped: Callable[[], bool],
+        tidy: bool = True,
     ) -> None:
         """Prepare a walk.
 
@@ -63,6 +64,8 @@ class Scan:
             known: gives the journal's entries of a directory, sorted by name.
             emit: takes findings, and may block to slow the walk down.
             stopped: asked now and then; true ends the walk.
+            tidy: remove temporaries that other processes left; only for who holds the outbox's lock, as they are
+                in use otherwise.
         """
         self._outbox = outbox
         self._filters = filters
@@ -71,6 +74,7 @@ class Scan:
         self._known = known
         self._emit = emit
         self._stopped = stopped
+        self._tidy = tidy
         self._found: list[Finding] = []
         self.tally = Tally()
 
@@ -170,7 +174,7 @@ class Scan:
 
     def _remove_leftover(self, fd: int, name: bytes, instance: bytes) -> None:
         """Remove a temporary that a process before this one left; our own are in use."""
-        if instance == self._outbox.instance:
+        if instance == self._outbox.instance or not self._tidy:
             return
         with suppress(OSError):
             if stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
@@ -213,6 +217,8 @@ def below(
 ) -> Iterator[Finding]:
     """Yield every file that may be a drop below a directory: a scan against a journal that knows nothing.
 
+    It changes nothing, and may run beside a daemon.
+
     Args:
         outbox: where.
         filters: which names count.
@@ -229,6 +235,7 @@ def below(
         known=lambda _: (),
         emit=findings.extend,
         stopped=lambda: False,
+        tidy=False,
     )
     waiting = [directory]
     while waiting:
