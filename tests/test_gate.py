@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from dropsign.errors import Fault, SigningError
-from dropsign.gate import Closed, Gate
+from dropsign.gate import SUMMARY_SECONDS, Closed, Gate
 from dropsign.outage import SAME_REFUSALS, OutagePolicy
 from dropsign.pace import FIRST_LIMIT, Pace
 
@@ -417,3 +417,21 @@ def test_refusal_of_one_file_shows_that_the_service_works_again(reason: str) -> 
         assert len(site.opened) == 1
 
     run(scenario)
+
+
+def test_summary_once_a_minute_while_closed_for_whatever_reason() -> None:
+    """A day's outage asks for a summary a minute, one of this machine's faults too, and an open gate for none."""
+
+    async def scene(site: Site) -> None:
+        assert not site.gate.summary_due(time.monotonic())
+        began = time.monotonic()
+        site.gate.hold("disk", "no space left")
+        seconds = (began + second for second in range(86_400))
+        assert len([second for second in seconds if site.gate.summary_due(second)]) == 86_400 // SUMMARY_SECONDS - 1
+        site.gate.release("disk")
+        assert not site.gate.summary_due(began + 1e9)
+
+    async def play() -> None:
+        await scene(Site())
+
+    asyncio.run(play())

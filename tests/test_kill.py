@@ -5,13 +5,15 @@ import random
 import secrets
 import threading
 import time
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from dropsign.worker import UNPUBLISHED
-from tests.support.sandbox import Sandbox, sha256
+from tests.support.sandbox import Sandbox, sha256, wait_until
 
 ROUNDS: Final = int(os.environ.get("DROPSIGN_TEST_ROUNDS", "5"))
 FILES: Final = 500
@@ -36,6 +38,12 @@ def _burst(box: Sandbox, number: int, chance: random.Random) -> tuple[list[Path]
     return paths, threading.Thread(target=write)
 
 
+def _answers(box: Sandbox) -> bool:
+    with suppress(OSError):
+        return box.ask("/healthz")[0] == 200
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(60 + 20 * ROUNDS)
 def test_killed_at_random_moments(box: Sandbox) -> None:
@@ -56,6 +64,7 @@ def test_killed_at_random_moments(box: Sandbox) -> None:
             box.start_daemon(wait=chance.random() < 0.5)
         writer.join()
         box.wait_signed(*paths, seconds=40)
+        wait_until(partial(_answers, box), what="the restarted daemon's answers")
         box.wait_idle()
         box.rescan()
         box.wait_idle()

@@ -1,6 +1,5 @@
 """outage.py and backoff.py: when the pool stops asking, how long it waits, and when it says so."""
 
-from itertools import pairwise
 from random import Random
 
 import pytest
@@ -13,7 +12,6 @@ from dropsign.outage import (
     LONGEST_RETRY_AFTER_SECONDS,
     LONGEST_WAIT_SECONDS,
     SAME_REFUSALS,
-    SUMMARY_SECONDS,
     OutagePolicy,
 )
 
@@ -121,19 +119,6 @@ def test_success_ends_the_outage_and_the_backoff() -> None:
     assert subject.success() is None
     assert subject.fault("unreachable", "cut", 5000.0)
     assert subject.next_probe <= 5000.0 + FIRST_WAIT_SECONDS
-
-
-def test_summary_once_a_minute_while_closed() -> None:
-    """A day's outage asks for 1,439 summaries, a minute apart, and an open gate for none."""
-    subject = policy()
-    assert not subject.summary_due(0.0)
-    subject.fault("unreachable", "cut", 100.0)
-    times = [second for second in range(100, 100 + 86_400) if subject.summary_due(float(second))]
-    assert times[0] == 100 + SUMMARY_SECONDS
-    assert {later - sooner for sooner, later in pairwise(times)} == {SUMMARY_SECONDS}
-    assert len(times) == 1439
-    subject.success()
-    assert not subject.summary_due(1e9)
 
 
 def test_many_different_files_refused_alike_in_a_row() -> None:

@@ -341,6 +341,28 @@ def test_unreadable_file(box: Sandbox) -> None:
     box.wait_signed(path, seconds=PATIENCE)
 
 
+def test_a_directory_that_cannot_be_written(box: Sandbox) -> None:
+    """A signature that cannot be put beside its file is kept: said once, and published later without a request."""
+    directory = box.outbox / "d"
+    path = box.drop("d/file")
+    directory.chmod(0o555)
+    box.start_daemon(prefix=powerless())
+    wait_until(lambda: box.events("file.deferred"), what="the deferral")
+    for _ in range(3):
+        box.rescan()
+    time.sleep(1)
+    assert len(box.requests()) == 1
+    assert len(box.events("file.deferred")) == 1
+    assert box.lookup(path)["state"] == "deferred"
+    box.wait_signed(box.drop("other", b"other"))
+    directory.chmod(0o755)
+    box.rescan()
+    box.wait_signed(path, seconds=PATIENCE)
+    box.wait_idle()
+    assert set(box.times_signed().values()) == {1}
+    assert not box.events("gate.closed")
+
+
 def test_drops_in_an_outage(box: Sandbox) -> None:
     """Writers go on dropping in an outage; all of it is signed once it is over, and nothing was charged."""
     box.start_daemon()

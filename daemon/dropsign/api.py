@@ -205,9 +205,12 @@ def _paths(body: dict[str, Any]) -> list[bytes]:
     if not isinstance(paths, list) or not all(isinstance(path, str) and "\0" not in path for path in paths):
         raise web.HTTPBadRequest(text='"paths" must be a list of paths relative to the outbox')
     try:
-        return [os.fsencode(path) for path in paths]
+        encoded = [os.fsencode(path) for path in paths]
     except UnicodeEncodeError:
         raise web.HTTPBadRequest(text="a path is not text") from None
+    if any({b"", b".", b".."}.intersection(path.split(b"/")) for path in encoded):
+        raise web.HTTPBadRequest(text="a path must lead down from the outbox, by names alone")
+    return encoded
 
 
 @web.middleware

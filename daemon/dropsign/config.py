@@ -66,6 +66,11 @@ def _url(value: str) -> str:
     if parts.scheme != "https" or not parts.hostname:
         msg = "must be an https:// address with a host name; mutual TLS needs it"
         raise ValueError(msg)
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        msg = "has a host name that is none"
+        raise ValueError(msg) from None
     if parts.query or parts.fragment or parts.username or parts.password:
         msg = "must hold no user, query or fragment"
         raise ValueError(msg)

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -33,6 +34,8 @@ T = TypeVar("T")
 
 SUPERVISION_SECONDS: Final = 2.0
 """How often threads, outbox and certificate files are looked at."""
+
+_STATUS_SECONDS: Final = 1.0
 
 _HANDSHAKE_REASONS: Final = frozenset({"unreachable", "tls", "credentials"})
 """Why the gate may be closed that a handshake alone can disprove."""
@@ -162,9 +165,9 @@ class Daemon:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and isinstance(error := task.exception(), Exception):
-            self._report.defect(error)
             self._exit_code = ExitCode.SOME_FAILED
             self._stop.set()  # a supervisor restarts what cannot go on
+            self._report.defect(error)
 
     # What runs beside the pipeline
 
@@ -178,11 +181,14 @@ class Daemon:
             await self._rotation.check(self._signer, trial=lambda: gate.closed is None)
             self._rotation.warn_of_expiry()
             self._pipeline.intake.tell_unsettled()
-            if gate.closed is not None and self._pipeline.policy.summary_due(time.monotonic()):
+            if gate.closed is not None and gate.summary_due(time.monotonic()):
                 self._report.gate_waiting(gate.closed, self._waiting)
             if self._answers.healthy():
                 self._notifier.alive()
-            self._notifier.status((await self._answers.status()).as_line())
+            # A journal that cannot be written keeps all who ask it waiting; that must not look like death.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STATUS_SECONDS):
+                    self._notifier.status((await self._answers.status()).as_line())
             await asyncio.sleep(interval)
 
     async def _requeue(self) -> None:

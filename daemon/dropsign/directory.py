@@ -16,6 +16,10 @@ ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """What a look at a path gives that is not there, or leads through something that is no directory."""
 
 
+_NO_NAMES: Final = frozenset({b"", b".", b".."})
+"""What in a path leads nowhere, or up; no name in a directory."""
+
+
 class MovedOnError(OutboxError):
     """The file is no longer the version it was: changed, replaced or gone."""
 
@@ -43,6 +47,8 @@ class Directories:
     def _descend(self, directory: bytes) -> int:
         at = self._open[b""]
         for part in directory.split(b"/"):
+            if part in _NO_NAMES:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)
             try:
                 below = os.open(part, DIRECTORY, dir_fd=at)
             finally:

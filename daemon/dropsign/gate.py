@@ -10,10 +10,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from dropsign.errors import Fault, SigningError
-from dropsign.outage import OutagePolicy
+from dropsign.outage import LONGEST_WAIT_AFTER_REFUSALS_SECONDS, LONGEST_WAIT_SECONDS, OutagePolicy
 from dropsign.pace import Pace
+
+SUMMARY_SECONDS: Final = 60.0
+"""How often is said that the gate is still closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Gate:
         self._policy = policy
         self._pace = pace
         self._inside = 0
+        self._next_summary = 0.0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._on_closed = on_closed
         self._on_opened = on_opened
@@ -69,6 +74,13 @@ class Gate:
     def next_probe_seconds(self) -> float | None:
         """Seconds until the next probe may go; None while the gate is open."""
         return None if self._outage is None else max(0.0, self._policy.next_probe - time.monotonic())
+
+    def summary_due(self, now: float) -> bool:
+        """Tell, once a minute of monotonic seconds while the gate is closed, that it is time for a summary."""
+        if self.closed is None or now < self._next_summary:
+            return False
+        self._next_summary = now + SUMMARY_SECONDS
+        return True
 
     @asynccontextmanager
     async def passage(self) -> AsyncIterator[None]:
@@ -159,7 +171,8 @@ class Gate:
         return False
 
     def _close(self, error: SigningError) -> None:
-        if self._policy.fault(error.reason, str(error), time.monotonic(), error.retry_after):
+        longest = LONGEST_WAIT_AFTER_REFUSALS_SECONDS if self._for_refusals else LONGEST_WAIT_SECONDS
+        if self._policy.fault(error.reason, str(error), time.monotonic(), error.retry_after, longest=longest):
             self._close_for_outage(error.reason, str(error))
         elif self._outage is not None:
             self._outage = Closed(error.reason, str(error), self._outage.since)
@@ -200,6 +213,7 @@ class Gate:
         self._open.clear()
         self._call_in()
         if was_open:
+            self._next_summary = time.monotonic() + SUMMARY_SECONDS
             self._on_closed(self._held[reason])
 
     def release(self, reason: str) -> None:
@@ -211,6 +225,7 @@ class Gate:
         self._outage = Closed(reason, detail, time.time())
         self._open.clear()
         self._call_in()
+        self._next_summary = time.monotonic() + SUMMARY_SECONDS
         self._on_closed(self._outage)
 
     def _reopen(self, ended: Closed | None) -> None:

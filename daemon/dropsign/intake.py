@@ -18,7 +18,7 @@ from dropsign.failpoints import reach
 from dropsign.filters import Filters
 from dropsign.model import Drop, Entry, Look, Notice, Signature, State
 from dropsign.outbox import Publication
-from dropsign.parts import Parts
+from dropsign.parts import UNPUBLISHABLE, Parts
 from dropsign.scan import Finding
 from dropsign.settle import Settling, is_young
 
@@ -32,6 +32,9 @@ FORGETFUL: Final = 100_000
 """Restless paths from which on notices are dropped and left to a scan."""
 
 EXAMINED_AT_ONCE: Final = 2
+
+REPUBLISH_SECONDS: Final = 30.0
+"""After this time at the latest, a signature that could not be written is tried to be written again."""
 
 _SOON_SECONDS: Final = 0.1
 """A path due within this time needs no look before."""
@@ -66,6 +69,7 @@ class Intake:
         self._fresh: list[bytes] = []
         self._examined: dict[bytes, asyncio.Task[None]] = {}
         self._examining = asyncio.Semaphore(EXAMINED_AT_ONCE)
+        self._forced: set[bytes] = set()
         self._deciding = asyncio.Lock()  # from a look to its decisions, so that none rests on what was before another
         self._missed: dict[bytes, tuple[Notice, ...]] = {}
         self._wake = asyncio.Event()
@@ -100,7 +104,7 @@ class Intake:
 
     async def found(self, findings: Sequence[Finding]) -> None:
         """Take in what a scan found; waits while there is much to settle already."""
-        while len(self.settling) >= RESTLESS_MOST:  # noqa: ASYNC110 - the paths settle in their own time
+        while self.undecided >= RESTLESS_MOST:  # noqa: ASYNC110 - the paths settle in their own time
             await asyncio.sleep(0.05)
         forgotten = []
         now = time.monotonic()
@@ -140,6 +144,9 @@ class Intake:
         if self._is_owned(entry.path):
             return
         self._withdraw_note(entry)
+        if _is_unpublished(entry):  # its signature is at hand; the service is not asked again
+            self._begin_examination(Look(entry.path, entry.fingerprint), entry, found=False)
+            return
         drop = Drop(entry.path, entry.fingerprint, attempts, time.time(), self._parts.journal.next_ticket())
         self._parts.journal.queue(drop)
         self._parts.queue.put(drop)
@@ -163,8 +170,12 @@ class Intake:
             young = look.fingerprint is not None and is_young(look.fingerprint, time.time())
             if self._is_owned(look.path):
                 self._miss(look.path, Notice.ASKED)
-            elif look.writer or young:
+            elif look.writer is not False or young or look.path in self.settling:
                 self.notice(look.path, Notice.FOUND)
+                if force:
+                    self._forced.add(look.path)
+            elif not force and entry is not None and entry.fingerprint == look.fingerprint and _is_unpublished(entry):
+                self.requeue(entry)
             elif look.fingerprint is not None and look.refusal is None and (force or _is_given_up(entry)):
                 self._withdraw_note(entry)
                 await self._admit(look, entry, found=False)
@@ -273,6 +284,9 @@ class Intake:
             self._miss(path, Notice.FOUND)
             return
         verdict = judge(look, entry, republish_missing=self._republish_missing)
+        if path in self._forced:
+            self._forced.discard(path)
+            verdict = Verdict.ADMIT if verdict in {Verdict.NOTHING, Verdict.EXAMINE} else verdict
         if verdict is not Verdict.NOTHING:
             self._withdraw_note(entry)
         match verdict:
@@ -283,17 +297,21 @@ class Intake:
                 reach("forgotten")
                 self._parts.observer.gone(path)
             case Verdict.REFUSE:
-                if entry is not None and entry.state is State.SIGNED:
-                    await self._withdraw(path)
-                assert look.fingerprint is not None, "what is refused is there"
-                self._parts.journal.refuse(path, look.fingerprint, look.refusal or "")
-                self._parts.observer.refused(path, look.refusal or "")
+                await self._refuse(look, entry)
             case Verdict.EXAMINE:
-                task = asyncio.create_task(self._examine(look, entry, found=found))
-                self._examined[path] = task
-                task.add_done_callback(lambda _: self._examination_over(path))
+                self._begin_examination(look, entry, found=found)
             case Verdict.ADMIT:
                 await self._admit(look, entry, found=found)
+
+    async def _refuse(self, look: Look, entry: Entry | None) -> None:
+        """Leave a file alone that can't be signed for what it is; say so once, however often it changes."""
+        if entry is not None and entry.state is State.SIGNED:
+            await self._withdraw(look.path)
+        assert look.fingerprint is not None, "what is refused is there"
+        reason = look.refusal or ""
+        self._parts.journal.refuse(look.path, look.fingerprint, reason)
+        if entry is None or entry.state is not State.REFUSED or entry.reason != reason:
+            self._parts.observer.refused(look.path, reason)
 
     async def _admit(self, look: Look, entry: Entry | None, *, found: bool) -> None:
         """Queue a new version, without the signature of an older one beside it."""
@@ -319,6 +337,11 @@ class Intake:
         """Remove the FILE.sign-error of a failure that no longer holds."""
         if entry is not None and entry.state is State.FAILED:
             self._parts.outbox.remove_error(entry.path)
+
+    def _begin_examination(self, look: Look, entry: Entry | None, *, found: bool) -> None:
+        task = asyncio.create_task(self._examine(look, entry, found=found))
+        self._examined[look.path] = task
+        task.add_done_callback(lambda _: self._examination_over(look.path))
 
     def _examination_over(self, path: bytes) -> None:
         task = self._examined.pop(path)
@@ -378,10 +401,25 @@ class Intake:
         if signature is None:
             return False
         if await asyncio.to_thread(parts.outbox.read_sign, look.path) != signature.text:
-            await parts.publish(Publication(look.path, fingerprint, signature.text))
+            try:
+                await parts.publish(Publication(look.path, fingerprint, signature.text))
+            except OSError as error:
+                self._defer_publishing(Drop(look.path, fingerprint), entry, error)
+                return True
             parts.observer.republished(look.path)
         parts.journal.keep(look.path, fingerprint, entry.signature_id)
         return True
+
+    def _defer_publishing(self, drop: Drop, entry: Entry, error: OSError) -> None:
+        """Leave a signature that cannot be put beside its file to a later time; a signed one's, to the next scan."""
+        text = f"cannot write beside it: {error.strerror}"
+        if entry.state in {State.DEFERRED, State.QUEUED}:
+            self._parts.journal.defer(drop, time.time() + REPUBLISH_SECONDS, UNPUBLISHABLE, text)
+        self._parts.observer.deferred(drop, UNPUBLISHABLE, text, REPUBLISH_SECONDS)
+
+
+def _is_unpublished(entry: Entry) -> bool:
+    return entry.state is State.DEFERRED and entry.reason == UNPUBLISHABLE and entry.signature_id is not None
 
 
 def _is_given_up(entry: Entry | None) -> bool:

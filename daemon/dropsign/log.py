@@ -5,15 +5,35 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, MutableMapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
 from dropsign.errors import ConfigurationError
 
 _LEVELS: Final[Mapping[str, int]] = logging.getLevelNamesMapping()
+
+
+class _Forgiving:
+    """A stream whose failures cost log lines, and nothing else: a full disk must not stop the signing."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write if that can be done."""
+        with suppress(OSError, ValueError):
+            return self._stream.write(text)
+        return 0
+
+    def flush(self) -> None:
+        """Flush if that can be done."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
 
 Log = structlog.typing.FilteringBoundLogger
 
@@ -46,7 +66,7 @@ def configure(style: str, level: str, file: Path | None) -> Log:
     structlog.configure(
         processors=[structlog.processors.add_log_level, _stamp, render],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Forgiving(stream))),
         cache_logger_on_first_use=True,
     )
     logger: Log = structlog.get_logger()

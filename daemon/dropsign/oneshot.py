@@ -208,6 +208,7 @@ class OneShot:
         path = os.fsencode(str(file["path"]))
         look = outbox.look([path], closely=False)[0]
         if isinstance(look, Exception):
+            progress.end(path, "failed", f"cannot be looked at: {look}")
             return
         if look.fingerprint is None:
             progress.end(path, "gone")
@@ -216,8 +217,9 @@ class OneShot:
             return
         if file["state"] == "signed" and look.sign_mtime_ns is not None and float(str(file["since"])) >= since:
             progress.end(path, "signed")
-        elif file["state"] in {"failed", "refused"}:
-            progress.end(path, str(file["state"]), f"{file['reason']}: {file['error'] or ''}")
+        elif file["state"] in {"failed", "refused"} or (file["state"] == "deferred" and not file["attempts"]):
+            outcome = "refused" if file["state"] == "refused" else "failed"
+            progress.end(path, outcome, f"{file['reason']}: {file['error'] or ''}")
 
 
 class _Progress:

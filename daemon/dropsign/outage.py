@@ -13,10 +13,12 @@ from dropsign.backoff import full_jitter
 
 FIRST_WAIT_SECONDS: Final = 1.0
 LONGEST_WAIT_SECONDS: Final = 60.0
-SUMMARY_SECONDS: Final = 60.0
 
 LONGEST_RETRY_AFTER_SECONDS: Final = 3600.0
 """No service is believed that wants to be left alone for longer."""
+
+LONGEST_WAIT_AFTER_REFUSALS_SECONDS: Final = 2.0
+"""Where the service answers, if only to refuse, the next file may well fare better, and should not wait for long."""
 
 SAME_REFUSALS: Final = 8
 """So many different files refused in a row with the same status mean that the fault is not theirs."""
@@ -39,24 +41,38 @@ class OutagePolicy:
         self.outage: Outage | None = None
         self.probes = 0
         self.next_probe = 0.0
-        self._next_summary = 0.0
         self._refusals: deque[tuple[int, bytes]] = deque(maxlen=SAME_REFUSALS)
 
-    def fault(self, reason: str, detail: str, now: float, retry_after: float | None = None) -> bool:
-        """Take in a fault that is no file's; return whether it closed the gate."""
+    def fault(
+        self,
+        reason: str,
+        detail: str,
+        now: float,
+        retry_after: float | None = None,
+        *,
+        longest: float = LONGEST_WAIT_SECONDS,
+    ) -> bool:
+        """Take in a fault that is no file's; return whether it closed the gate.
+
+        Args:
+            reason: its short name.
+            detail: what the error said.
+            now: monotonic seconds.
+            retry_after: seconds that the service asked to wait.
+            longest: seconds that the next probe waits at most.
+        """
         closes = self.outage is None
         retry_after = min(retry_after or 0.0, LONGEST_RETRY_AFTER_SECONDS)
         if self.outage is None:
             self.outage = Outage(now, reason, detail)
             self.probes = 0
-            self._next_summary = now + SUMMARY_SECONDS
         elif now < self.next_probe:  # not a probe's: a request that was on its way when the gate closed
             self.next_probe = max(self.next_probe, now + retry_after)
             return False
         else:
             self.outage = Outage(self.outage.since, reason, detail)
         self.probes += 1
-        wait = full_jitter(self.probes, FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, self._random)
+        wait = full_jitter(self.probes, FIRST_WAIT_SECONDS, longest, self._random)
         self.next_probe = now + max(wait, retry_after)
         return closes
 
@@ -77,13 +93,6 @@ class OutagePolicy:
         paths = [path for _, path in self._refusals]
         self._refusals.clear()
         return paths
-
-    def summary_due(self, now: float) -> bool:
-        """Tell, once a minute while the gate is closed, that it is time for a summary."""
-        if self.outage is None or now < self._next_summary:
-            return False
-        self._next_summary = now + SUMMARY_SECONDS
-        return True
 
     def _open(self) -> Outage | None:
         outage, self.outage = self.outage, None

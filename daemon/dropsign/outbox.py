@@ -90,8 +90,11 @@ class Outbox:
         Raises:
             OutboxLockedError: another one has it.
         """
+        self._lock(self._fd)
+
+    def _lock(self, fd: int) -> None:
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             msg = f"outbox.path: another dropsign works on {self.root}; stop it first, or ask it: dropsign status"
             raise OutboxLockedError(msg) from None
@@ -112,9 +115,13 @@ class Outbox:
             OutboxError: there is none.
         """
         fd = self._open_root()
+        try:
+            self._lock(fd)
+        except OutboxLockedError:
+            os.close(fd)
+            raise
         old, self._fd = self._fd, fd
         os.close(old)
-        self.lock()
 
     def close(self) -> None:
         """Let go of the directory and its lock."""

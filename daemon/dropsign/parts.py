@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from dropsign.gate import Gate
 from dropsign.grouping import Grouping
@@ -12,6 +12,9 @@ from dropsign.model import Drop, Fingerprint, Signature
 from dropsign.outbox import Outbox, Publication
 from dropsign.signer import Signer
 from dropsign.verifier import Verifier
+
+UNPUBLISHABLE: Final = "unpublishable"
+"""Why a drop rests whose signature is in the history, but could not be written beside it."""
 
 
 class Observer(Protocol):

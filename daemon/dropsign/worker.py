@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from random import Random
 from typing import Final, Protocol
@@ -22,7 +23,7 @@ from dropsign.failpoints import reach
 from dropsign.grouping import Grouping
 from dropsign.model import Drop, Signature
 from dropsign.outbox import Publication
-from dropsign.parts import Parts
+from dropsign.parts import UNPUBLISHABLE, Parts
 from dropsign.signer import Request, SourceError
 
 SMALL: Final = 256 * 1024
@@ -33,6 +34,8 @@ STREAM_COST: Final = 1024 * 1024
 
 UNPUBLISHED: Final = 256
 """Signatures that may wait for the disk before workers wait for it."""
+
+_CHANGED_SECONDS: Final = 1.0
 
 BLIPS_MOST: Final = 5
 """So often a worker tries a file again at once that fails while others succeed; then the file rests, uncharged."""
@@ -172,6 +175,8 @@ class Pool:
                         signature, seconds = await self._attempt(drop)
             except MovedOnError:
                 self._parts.observer.changed(drop.path)
+                # Should it be the same version after all, as where a file system's attributes lag, it is taken again.
+                self._parts.journal.defer(drop, time.time() + _CHANGED_SECONDS, "changed", "changed while it was read")
                 return True
             except SigningError as error:
                 if not await self._again(drop, error, began, tries) or self._stopping:
@@ -258,7 +263,8 @@ class Pool:
         if error.fault is Fault.FILE:
             if parts.gate.refused(drop.path, error):
                 self._feeder.retry(parts.gate.blamed())
-                return True
+                self._send_to_the_end(drop)
+                return False
             drop.attempts += 1
             self._fail(drop, error.reason, str(error))
             return False
@@ -269,6 +275,12 @@ class Pool:
         else:
             self._defer(drop, error.reason, str(error), drop.attempts)
         return False
+
+    def _send_to_the_end(self, drop: Drop) -> None:
+        """Queue a refused drop again, so that the next probe is another file's: it may be these files' fault."""
+        again = replace(drop, ticket=self._parts.journal.next_ticket())
+        self._parts.journal.queue(again)
+        self._parts.queue.put(again)
 
     def _unreadable(self, drop: Drop, error: OSError) -> None:
         self._defer(drop, "unreadable", f"cannot be read: {error.strerror or error}", _DEFERRAL_TRIES)
@@ -287,7 +299,7 @@ class Pool:
     async def _finish(self, drop: Drop, signature: Signature, seconds: float) -> None:
         """Publish and record; the signature in hand is kept until there is room for it."""
         parts = self._parts
-        moved_on = False
+        moved_on = held = False
         try:
             while True:
                 try:
@@ -298,20 +310,25 @@ class Pool:
                     parts.observer.changed(drop.path)
                 except OSError as error:
                     if error.errno in _DISK_FAULTS:
+                        held = True
                         parts.gate.hold("disk", f"cannot write to {parts.outbox.root}: {error.strerror}")
                         await asyncio.sleep(1.0)
                         continue
                     parts.journal.obtained(drop, signature)
-                    self._defer(drop, "unpublishable", f"cannot write beside it: {error.strerror}", _DEFERRAL_TRIES)
+                    self._defer(drop, UNPUBLISHABLE, f"cannot write beside it: {error.strerror}", _DEFERRAL_TRIES)
                 else:
-                    parts.gate.release("disk")
                     if self._error_files:
                         parts.outbox.remove_error(drop.path)
                     parts.journal.sign(drop, signature)
                     reach("recorded")
                     parts.observer.signed(drop, signature, seconds)
                 return
+        except Exception as error:  # noqa: BLE001 - a defect must not cost other files their signature
+            parts.observer.defect(error)
+            self._defer(drop, "defect", f"{type(error).__name__}: {error}", _DEFERRAL_TRIES)
         finally:
+            if held:  # whatever became of it, it is no longer this one that waits for room
+                parts.gate.release("disk")
             self._release(drop, moved_on=moved_on)
 
     # In threads
