@@ -30,9 +30,10 @@ help: ## Show this list.
 demo: $(READY) ## Run the main job in a throw-away directory; ARGS=--keep leaves it running.
 	@$(BIN)/dropsign demo $(ARGS)
 
+# Tests wait more than they compute: three at a time keep two cores busy.
 test: lint parts ## Check the style and run all tests, with coverage.
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses=auto --quiet $(TESTS)
+	$(BIN)/coverage run -m pytest --numprocesses=3 --quiet $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
