@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from tests.support.names import HOSTILE
-from tests.support.sandbox import Sandbox, sha256, wait_until
+from tests.support.sandbox import Sandbox, dropsign, sha256, wait_until
 
 Way = Callable[[Path, Path, bytes], None]
 """Takes a directory outside of the outbox, the path and its content."""
@@ -677,3 +677,18 @@ def test_writers_at_once(box: Sandbox) -> None:
     box.wait_idle()
     box.assert_exactly_signed(*paths)
     assert set(box.times_signed().values()) == {1}
+
+
+def test_other_content_of_the_same_size_is_noticed_at_once(box: Sandbox) -> None:
+    """A signed file replaced by a rename, of the same size, loses its stale signature before the new one settles."""
+    box.configure("outbox", settle_seconds=30, settle_after_close_seconds=30)
+    path = box.drop("report", b"first version")
+    done = dropsign("--config", box.config, "sign", path)
+    assert done.returncode == 0, done.stderr
+    assert box.is_signed(path)
+    box.start_daemon()
+    replacement = box.directory / "replacement"
+    replacement.write_bytes(b"other version")
+    replacement.rename(path)
+    wait_until(lambda: not box.sign_of(path).exists(), what="the withdrawal")
+    assert box.events("file.withdrawn")

@@ -36,6 +36,9 @@ EXAMINED_AT_ONCE: Final = 2
 REPUBLISH_SECONDS: Final = 30.0
 """After this time at the latest, a signature that could not be written is tried to be written again."""
 
+_SOON_BYTES: Final = 4 * 1024 * 1024
+"""A file up to this size is read at once to tell whether its FILE.sign is stale, not only when it rests."""
+
 _SOON_SECONDS: Final = 0.1
 """A path due within this time needs no look before."""
 
@@ -239,9 +242,22 @@ class Intake:
             if restless is None or look.fingerprint is None:
                 continue
             self.settling.observe(look.path, look.fingerprint, time.monotonic())
-            if is_stale(look, known.get(look.path), written=restless.written):
+            entry = known.get(look.path)
+            if is_stale(look, entry, written=restless.written) or await self._is_other_content(look, entry):
                 self._parts.observer.changed(look.path)
                 await self._withdraw(look.path)
+
+    async def _is_other_content(self, look: Look, entry: Entry | None) -> bool:
+        """Tell, of a file that looks touched, whether its content is another; a large one's is read once it rests."""
+        if not is_stale(look, entry, written=True) or look.fingerprint is None or entry is None:
+            return False
+        if look.fingerprint.size > _SOON_BYTES:
+            return False
+        digest = partial(self._parts.outbox.digest, look.path, look.fingerprint)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, digest) != entry.sha256
+        except (MovedOnError, OSError):
+            return False
 
     async def _look_closely(self, paths: Sequence[bytes]) -> None:
         """Look at paths whose quiet time has passed, and decide about those that rest."""
