@@ -389,3 +389,14 @@ def test_two_at_once_on_one_directory(box: Sandbox) -> None:
     assert all(map(box.is_signed, paths))
     assert set(box.times_signed().values()) == {1}
     shutil.rmtree(directory)
+
+
+def test_a_touched_file_does_not_keep_sign_waiting(box: Sandbox) -> None:
+    """In the outbox, a file signed before and only touched since is unchanged, and said so; nothing is sent."""
+    path = box.drop("touched")
+    assert sign(box, box.outbox).returncode == 0
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    done = sign(box, box.outbox)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "1 unchanged" in done.stdout
+    assert len(box.requests()) == 1

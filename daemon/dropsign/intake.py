@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
-from dropsign.admission import Verdict, is_adoptable, is_stale, judge
+from dropsign.admission import Verdict, is_stale, judge
 from dropsign.directory import MovedOnError
+from dropsign.examination import Examiner
 from dropsign.failpoints import reach
 from dropsign.filters import Filters
-from dropsign.model import Drop, Entry, Look, Notice, Signature, State
-from dropsign.outbox import Publication
+from dropsign.model import Drop, Entry, Look, Notice, State
 from dropsign.parts import UNPUBLISHABLE, Parts
 from dropsign.scan import Finding
 from dropsign.settle import Settling, is_young
@@ -32,9 +32,6 @@ FORGETFUL: Final = 100_000
 """Restless paths from which on notices are dropped and left to a scan."""
 
 EXAMINED_AT_ONCE: Final = 2
-
-REPUBLISH_SECONDS: Final = 30.0
-"""After this time at the latest, a signature that could not be written is tried to be written again."""
 
 _SOON_BYTES: Final = 4 * 1024 * 1024
 """A file up to this size is read at once to tell whether its FILE.sign is stale, not only when it rests."""
@@ -71,6 +68,7 @@ class Intake:
         self._on_forgetful = on_forgetful
         self._fresh: list[bytes] = []
         self._examined: dict[bytes, asyncio.Task[None]] = {}
+        self._examiner = Examiner(parts)
         self._examining = asyncio.Semaphore(EXAMINED_AT_ONCE)
         self._forced: set[bytes] = set()
         self._deciding = asyncio.Lock()  # from a look to its decisions, so that none rests on what was before another
@@ -370,7 +368,7 @@ class Intake:
         """Read a file's content to tell whether its FILE.sign, or the journal's, is the one of this version."""
         async with self._examining:
             try:
-                done = await (self._adopt(look) if entry is None else self._keep(look, entry))
+                done = await (self._examiner.adopt(look) if entry is None else self._examiner.keep(look, entry))
             except MovedOnError:
                 self._missed.setdefault(look.path, (Notice.FOUND,))
                 return
@@ -378,60 +376,6 @@ class Intake:
                 done = False
             if not done:
                 await self._admit(look, entry, found=found)
-
-    async def _adopt(self, look: Look) -> bool:
-        """Keep a FILE.sign that somebody else made, if it may be the file's."""
-        parts, fingerprint = self._parts, look.fingerprint
-        if not is_adoptable(look) or fingerprint is None:
-            return False
-        text = await asyncio.to_thread(parts.outbox.read_sign, look.path)
-        if text is None:
-            return False
-        sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
-        made = await parts.journal.made(look.path, text)
-        if made is not None:  # ours, and left behind by a pickup: it speaks of that content alone
-            number, digest = made
-            if digest == sha256:
-                parts.journal.keep(look.path, fingerprint, number)
-                parts.observer.unchanged(look.path)
-            return digest == sha256
-        signature = Signature(text, sha256, fingerprint.size)
-        if not await parts.proves(look.path, fingerprint, signature):
-            return False
-        drop = Drop(look.path, fingerprint)
-        parts.journal.sign(drop, signature)
-        parts.observer.adopted(look.path, signature)
-        return True
-
-    async def _keep(self, look: Look, entry: Entry) -> bool:
-        """Leave a version signed whose content is what was signed last; put its FILE.sign back if it is missing."""
-        parts, fingerprint = self._parts, look.fingerprint
-        if entry.signature_id is None or fingerprint is None:
-            return False
-        is_version_signed = entry.fingerprint == fingerprint and entry.state is State.SIGNED
-        if not is_version_signed:
-            sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
-            if sha256 != entry.sha256:
-                return False
-        signature = await parts.journal.signature(entry.signature_id)
-        if signature is None:
-            return False
-        if await asyncio.to_thread(parts.outbox.read_sign, look.path) != signature.text:
-            try:
-                await parts.publish(Publication(look.path, fingerprint, signature.text))
-            except OSError as error:
-                self._defer_publishing(Drop(look.path, fingerprint), entry, error)
-                return True
-            parts.observer.republished(look.path)
-        parts.journal.keep(look.path, fingerprint, entry.signature_id)
-        return True
-
-    def _defer_publishing(self, drop: Drop, entry: Entry, error: OSError) -> None:
-        """Leave a signature that cannot be put beside its file to a later time; a signed one's, to the next scan."""
-        text = f"cannot write beside it: {error.strerror}"
-        if entry.state in {State.DEFERRED, State.QUEUED}:
-            self._parts.journal.defer(drop, time.time() + REPUBLISH_SECONDS, UNPUBLISHABLE, text)
-        self._parts.observer.deferred(drop, UNPUBLISHABLE, text, REPUBLISH_SECONDS)
 
 
 def _is_unpublished(entry: Entry) -> bool:

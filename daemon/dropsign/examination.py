@@ -1,0 +1,89 @@
+"""Tells by a file's content whether a signature that exists already is its own: somebody's, or the journal's."""
+
+import asyncio
+import time
+from typing import Final
+
+from dropsign.admission import is_adoptable
+from dropsign.model import Drop, Entry, Look, Signature, State
+from dropsign.outbox import Publication
+from dropsign.parts import UNPUBLISHABLE, Parts
+
+REPUBLISH_SECONDS: Final = 30.0
+"""After this time at the latest, a signature that could not be written is tried to be written again."""
+
+
+class Examiner:
+    """Reads content, and keeps signatures that fit it."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def adopt(self, look: Look) -> bool:
+        """Keep a FILE.sign that somebody else made, if it may be the file's; return whether it was kept.
+
+        Raises:
+            MovedOnError: the file is not that version any more.
+            OSError: it cannot be read.
+        """
+        parts, fingerprint = self._parts, look.fingerprint
+        if not is_adoptable(look) or fingerprint is None:
+            return False
+        text = await asyncio.to_thread(parts.outbox.read_sign, look.path)
+        if text is None:
+            return False
+        sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
+        made = await parts.journal.made(look.path, text)
+        if made is not None:  # ours, and left behind by a pickup: it speaks of that content alone
+            number, digest = made
+            if digest == sha256:
+                parts.journal.keep(look.path, fingerprint, number)
+                parts.observer.unchanged(look.path)
+            return digest == sha256
+        signature = Signature(text, sha256, fingerprint.size)
+        if not await parts.proves(look.path, fingerprint, signature):
+            return False
+        drop = Drop(look.path, fingerprint)
+        parts.journal.sign(drop, signature)
+        parts.observer.adopted(look.path, signature)
+        return True
+
+    async def keep(self, look: Look, entry: Entry) -> bool:
+        """Leave a version signed whose content is what was signed last; put its FILE.sign back if it is missing.
+
+        Returns:
+            Whether nothing is left to be done; else the file must be signed.
+
+        Raises:
+            MovedOnError: the file is not that version any more.
+            OSError: it cannot be read.
+        """
+        parts, fingerprint = self._parts, look.fingerprint
+        if entry.signature_id is None or fingerprint is None:
+            return False
+        is_version_signed = entry.fingerprint == fingerprint and entry.state is State.SIGNED
+        if not is_version_signed:
+            sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
+            if sha256 != entry.sha256:
+                return False
+        signature = await parts.journal.signature(entry.signature_id)
+        if signature is None:
+            return False
+        if await asyncio.to_thread(parts.outbox.read_sign, look.path) != signature.text:
+            try:
+                await parts.publish(Publication(look.path, fingerprint, signature.text))
+            except OSError as error:
+                self._defer_publishing(Drop(look.path, fingerprint), entry, error)
+                return True
+            parts.observer.republished(look.path)
+        else:
+            parts.observer.unchanged(look.path)
+        parts.journal.keep(look.path, fingerprint, entry.signature_id)
+        return True
+
+    def _defer_publishing(self, drop: Drop, entry: Entry, error: OSError) -> None:
+        """Leave a signature that cannot be put beside its file to a later time; a signed one's, to the next scan."""
+        text = f"cannot write beside it: {error.strerror}"
+        if entry.state in {State.DEFERRED, State.QUEUED}:
+            self._parts.journal.defer(drop, time.time() + REPUBLISH_SECONDS, UNPUBLISHABLE, text)
+        self._parts.observer.deferred(drop, UNPUBLISHABLE, text, REPUBLISH_SECONDS)
