@@ -142,7 +142,7 @@ class Intake:
 
     def requeue(self, entry: Entry, attempts: int = 0) -> None:
         """Queue one failed or deferred drop again, at the end."""
-        if self._is_owned(entry.path):
+        if self._is_owned(entry.path) or entry.path in self.settling:  # restless: taken when it rests
             return
         self._withdraw_note(entry)
         if _is_unpublished(entry):  # its signature is at hand; the service is not asked again
