@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from dropsign import __version__
-from dropsign.api import Sources, describe
+from dropsign.api import Sources
 from dropsign.gate import Closed
 from dropsign.model import State
 from dropsign.pipeline import Pipeline
 from dropsign.report import Report
 from dropsign.rotation import Rotation
-from dropsign.status import GateStatus, Status
+from dropsign.status import GateStatus, Status, describe
 from dropsign.watchkeeper import WatchKeeper
 
 
@@ -38,6 +38,7 @@ class Answers:
             entries=self._pipeline.parts.journal.entries,
             lookup=self.lookup,
             retry=self.retry,
+            retry_failed=self.retry_failed,
             rescan=self._pipeline.rescan.request,
         )
 
@@ -110,15 +111,18 @@ class Answers:
             for path in paths
         ]
 
-    async def retry(self, paths: Sequence[bytes] | None, force: bool) -> int:  # noqa: FBT001 - called by position
-        """Take some paths, or all failed ones, up at once; return how many."""
-        if paths is None:
-            entries = await self._pipeline.parts.journal.entries(State.FAILED, 1_000_000)
-            paths = [entry.path for entry in entries]
+    async def retry(self, paths: Sequence[bytes], force: bool) -> int:  # noqa: FBT001 - called by position
+        """Take some paths up at once; return how many."""
         intake = self._pipeline.intake
         paths = [path for path in paths if intake.filters.accepts(path)]
         await intake.take_in(paths, force=force)
         return len(paths)
+
+    async def retry_failed(self, below: Sequence[bytes]) -> int:
+        """Take all failed files in some directories up at once, at any depth; return how many."""
+        prefixes = tuple(directory + b"/" if directory else b"" for directory in below)
+        entries = await self._pipeline.parts.journal.entries(State.FAILED, 1_000_000)
+        return await self.retry([entry.path for entry in entries if entry.path.startswith(prefixes)], force=False)
 
 
 def _gate_status(closed: Closed | None, next_probe_seconds: float | None) -> GateStatus:

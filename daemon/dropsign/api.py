@@ -14,7 +14,7 @@ from aiohttp import web
 
 from dropsign.errors import ConfigurationError
 from dropsign.model import Entry, State
-from dropsign.status import Status
+from dropsign.status import Status, describe
 
 SOCKET_MODE: Final = 0o660
 _FILES_MOST: Final = 1000
@@ -30,7 +30,8 @@ class Sources:
     exposition: Callable[[], Awaitable[bytes]]
     entries: Callable[[State, int], Awaitable[list[Entry]]]
     lookup: Callable[[Sequence[bytes]], Awaitable[list[dict[str, Any]]]]
-    retry: Callable[[Sequence[bytes] | None, bool], Awaitable[int]]
+    retry: Callable[[Sequence[bytes], bool], Awaitable[int]]
+    retry_failed: Callable[[Sequence[bytes]], Awaitable[int]]
     rescan: Callable[[], None]
 
 
@@ -136,8 +137,13 @@ class Api:
 
     async def _retry(self, request: web.Request) -> web.Response:
         body = await _json_object(request)
-        paths = None if body.get("all") is True else _paths(body)
-        return web.json_response({"retried": await self._sources.retry(paths, body.get("force") is True)})
+        if "below" in body:
+            retried = await self._sources.retry_failed(_paths(body, "below"))
+        elif body.get("all") is True:
+            retried = await self._sources.retry_failed([b""])
+        else:
+            retried = await self._sources.retry(_paths(body), body.get("force") is True)
+        return web.json_response({"retried": retried})
 
     async def _rescan(self, _: web.Request) -> web.Response:
         self._sources.rescan()
@@ -174,22 +180,6 @@ def _answers(path: Path) -> bool:
     return True
 
 
-def describe(entry: Entry) -> dict[str, Any]:
-    """Return an entry as JSON's kinds of values."""
-    return {
-        "path": os.fsdecode(entry.path),
-        "state": str(entry.state),
-        "size": entry.fingerprint.size,
-        "since": entry.since,
-        "attempts": entry.attempts,
-        "not_before": entry.not_before or None,
-        "reason": entry.reason,
-        "error": entry.error,
-        "sha256": entry.sha256.hex() if entry.sha256 else None,
-        "fingerprint": list(entry.fingerprint),
-    }
-
-
 async def _json_object(request: web.Request) -> dict[str, Any]:
     try:
         body = json.loads(await request.read() or b"{}")
@@ -200,15 +190,16 @@ async def _json_object(request: web.Request) -> dict[str, Any]:
     return body
 
 
-def _paths(body: dict[str, Any]) -> list[bytes]:
-    paths = body.get("paths")
+def _paths(body: dict[str, Any], key: str = "paths") -> list[bytes]:
+    paths = body.get(key)
     if not isinstance(paths, list) or not all(isinstance(path, str) and "\0" not in path for path in paths):
-        raise web.HTTPBadRequest(text='"paths" must be a list of paths relative to the outbox')
+        raise web.HTTPBadRequest(text=f'"{key}" must be a list of paths relative to the outbox')
     try:
         encoded = [os.fsencode(path) for path in paths]
     except UnicodeEncodeError:
         raise web.HTTPBadRequest(text="a path is not text") from None
-    if any({b"", b".", b".."}.intersection(path.split(b"/")) for path in encoded):
+    whole = key == "below"  # b"" is the outbox itself
+    if any({b"", b".", b".."}.intersection(path.split(b"/")) for path in encoded if path or not whole):
         raise web.HTTPBadRequest(text="a path must lead down from the outbox, by names alone")
     return encoded
 

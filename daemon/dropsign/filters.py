@@ -29,6 +29,7 @@ class Filters:
         self._included = None if list(include) == _EVERYTHING else _compile("include", include)
         self._excluded = _compile("exclude", exclude) if exclude else None
         self._negates = any(pattern.startswith("!") for pattern in exclude)
+        self._exclude = list(exclude)
 
     def accepts(self, path: bytes) -> bool:
         """Tell whether a relative path may be a drop."""
@@ -46,6 +47,17 @@ class Filters:
         # Without `!`, the patterns of a directory match all that is below it.
         ends = [index + 1 for index, letter in enumerate(path) if letter == "/"] if self._negates else []
         return any(map(self._excluded, [path, *(path[:end] for end in ends)]))
+
+    def why_not(self, path: bytes) -> str | None:
+        """Say, for people, why a relative path is no drop by its name; None if it may be one."""
+        if is_ours(path[path.rfind(b"/") + 1 :]):
+            return "is a name that only dropsign writes"
+        if self.accepts(path):
+            return None
+        if not self._excludes(os.fsdecode(path)):
+            return "is not named by outbox.include"
+        alone = [pattern for pattern in self._exclude if not Filters(_EVERYTHING, [pattern]).accepts(path)]
+        return f"is excluded by outbox.exclude: {', '.join(map(repr, alone))}" if alone else "is excluded"
 
     def enters(self, directory: bytes) -> bool:
         """Tell whether a directory may hold drops; one that is excluded as a whole need not be read."""

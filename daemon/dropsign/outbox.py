@@ -23,10 +23,11 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from dropsign.admission import refusal_of
 from dropsign.directory import ABSENT, DIRECTORY, READ, Directories, MovedOnError, OpenDrop, has_writer, moved_if_absent
 from dropsign.errors import OutboxError, OutboxLockedError
 from dropsign.failpoints import reach
-from dropsign.model import ERROR_SUFFIX, NAME_MAX, SIGN_SUFFIX, Fingerprint, Look
+from dropsign.model import ERROR_SUFFIX, SIGN_SUFFIX, Fingerprint, Look
 
 SIGNATURE_MAX: Final = 64 * 1024
 """No signature is longer; a FILE.sign that is, is none."""
@@ -151,21 +152,12 @@ class Outbox:
             directory, name = opened.of(path)
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             fingerprint = Fingerprint.of(status)
-            if (refusal := self._refusal(status, name)) is not None:
+            if (refusal := refusal_of(status, name, self.max_bytes)) is not None:
                 return Look(path, None if stat.S_ISDIR(status.st_mode) else fingerprint, refusal)
             writer = has_writer(directory, name) if closely else None
             return Look(path, fingerprint, None, writer, _mtime(directory, name + SIGN_SUFFIX))
         except OSError as error:
             return Look(path) if error.errno in ABSENT else error
-
-    def _refusal(self, status: os.stat_result, name: bytes) -> str | None:
-        if not stat.S_ISREG(status.st_mode):
-            return _KINDS.get(stat.S_IFMT(status.st_mode), "special_file")
-        if len(name) + len(SIGN_SUFFIX) > NAME_MAX:
-            return "name_too_long"
-        if self.max_bytes and status.st_size > self.max_bytes:
-            return "too_large"
-        return None
 
     def open(self, path: bytes, fingerprint: Fingerprint) -> "OpenDrop":
         """Open one version of a file for reading.
@@ -331,16 +323,6 @@ class Outbox:
         except OSError:
             return False
         return True
-
-
-_KINDS: Final = {
-    stat.S_IFLNK: "symbolic_link",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
-    stat.S_IFDIR: "directory",
-}
 
 
 def _mtime(directory: int, name: bytes) -> int | None:
