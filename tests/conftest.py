@@ -11,7 +11,7 @@ from tests.support.sandbox import Sandbox, Site, sandbox
 
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
 
-_PARTS = ("nginx", "openssl", "strace", "systemd")
+_PARTS = ("fish", "mandoc", "nginx", "openssl", "strace", "systemd", "zsh")
 """Those with a marker: a test so marked runs only where the part is there."""
 
 _PROGRAMS = {"systemd": "systemd-analyze"}

@@ -13,7 +13,7 @@ from dropsign.errors import ConfigurationError, ExitCode
 def retry(
     context: typer.Context,
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH...]", help="Failed files, or directories with such.")
+        list[Path] | None, typer.Argument(metavar="PATH", help="Failed files, or directories with such.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every failed file of the outbox.")] = False,
 ) -> int:

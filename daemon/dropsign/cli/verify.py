@@ -18,7 +18,7 @@ _COLOURS = {"ok": "green", "unsigned": "yellow", "stale": "yellow"}
 
 def verify(
     context: typer.Context,
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files (or their FILE.sign) and directories.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files (or their FILE.sign) and directories.")],
     key: Annotated[
         Path | None, typer.Option(help="Public key or certificate of the service, PEM; else verify.key is used.")
     ] = None,
