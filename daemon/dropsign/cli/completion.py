@@ -20,7 +20,7 @@ fi
 
 def script(shell: Shell) -> str:
     """Return the script for one shell."""
-    from typer.completion import get_completion_script
+    from typer.completion import get_completion_script  # type: ignore[attr-defined]
 
     text = get_completion_script(prog_name=_PROGRAM, complete_var=_VARIABLE, shell=shell)
     return f"{text}\n{_AUTOLOADED if shell == 'zsh' else ''}"
