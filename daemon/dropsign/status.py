@@ -93,5 +93,6 @@ def describe(entry: Entry) -> dict[str, Any]:
         "reason": entry.reason,
         "error": entry.error,
         "sha256": entry.sha256.hex() if entry.sha256 else None,
+        "signature": entry.text.decode("utf-8", "surrogateescape") if entry.text else None,
         "fingerprint": list(entry.fingerprint),
     }

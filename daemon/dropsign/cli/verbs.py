@@ -13,5 +13,6 @@ from dropsign.cli.service import service
 from dropsign.cli.sign import sign
 from dropsign.cli.status import status
 from dropsign.cli.verify import verify
+from dropsign.cli.wait import wait
 
-ALL: list[Callable[..., Any]] = [run, demo, sign, verify, status, explain, retry, check, keygen, service]
+ALL: list[Callable[..., Any]] = [run, demo, sign, verify, wait, status, explain, retry, check, keygen, service]

@@ -44,7 +44,7 @@ def verify(
     scheme = scheme or (configuration.verify.scheme if configuration else "ecdsa-sha256")
     defaults = Outbox.model_fields
     verification = Verification(
-        Verifier.load(key, scheme),
+        Verifier.load(key, scheme).proves,
         Filters(outbox.include, outbox.exclude)
         if outbox
         else Filters(defaults["include"].default, defaults["exclude"].default),
