@@ -412,7 +412,6 @@ class Broken(Watcher):
         raise ZeroDivisionError(event.name)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_death_of_the_reader_is_told(root: Path) -> None:
     """If the thread ends by a defect, that is a loss like any other, and the watcher is not healthy: never silence."""
 
@@ -420,7 +419,7 @@ def test_death_of_the_reader_is_told(root: Path) -> None:
         async with watching(root, Broken) as site:
             (root / "a").touch()
             await site.until(lambda: site.losses)
-            assert site.losses == [(Loss.READER, "")]
+            assert site.losses == [(Loss.READER, "ZeroDivisionError: b'a'")]
             await site.until(lambda: not site.watcher.healthy())
 
     asyncio.run(scenario())

@@ -8,11 +8,13 @@ Every method but `start`, `mend`, `healthy` and `close` runs in the reader's thr
 
 import asyncio
 import errno
+import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,9 @@ _C: Final = InotifyConstants
 _FILES: Final = _C.IN_CLOSE_WRITE | _C.IN_MOVED_TO | _C.IN_CREATE | _C.IN_MODIFY
 _ITSELF: Final = _C.IN_DELETE_SELF | _C.IN_MOVE_SELF | _C.IN_ONLYDIR | _C.IN_EXCL_UNLINK | _C.IN_DONT_FOLLOW
 _ID: Final = CallbackId(0)
+
+# What watchdog has to say is told as a loss; by itself it would write lines of its own to standard error.
+logging.getLogger("watchdog").addHandler(logging.NullHandler())
 
 
 class Loss(StrEnum):
@@ -45,9 +50,9 @@ class Loss(StrEnum):
 
 
 class _Reader(InotifyFD):
-    """watchdog's reader, with our own file names passed over early and its death signalled."""
+    """watchdog's reader, with our own file names passed over early and its death signalled, with the cause."""
 
-    def __init__(self, on_death: Callable[[], None]) -> None:
+    def __init__(self, on_death: Callable[[str], None]) -> None:
         super().__init__()
         self.daemon = True
         self.name = "watcher"
@@ -55,6 +60,7 @@ class _Reader(InotifyFD):
         os.set_inheritable(self._inotify_fd, False)  # watchdog opens it without CLOEXEC  # noqa: FBT003
 
     def run(self) -> None:
+        cause = "it ended"
         try:
             while buffer := self._read_event_buffer(_BUFFER):  # empty once it is closed
                 for wd, mask, cookie, name in self._parse_event_buffer(buffer):
@@ -62,10 +68,11 @@ class _Reader(InotifyFD):
                         continue
                     if wd != -1 or mask & _C.IN_Q_OVERFLOW:
                         self.handle_event(InotifyEvent(wd, mask, cookie, name))
-        finally:
-            if not self._closed:
-                self._is_reading = False  # else closing would leave the descriptors to a thread that is no more
-                self._on_death()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the watcher is to be made anew
+            cause = f"{type(error).__name__}: {error}"
+        if not self._closed:
+            self._is_reading = False  # else closing would leave the descriptors to a thread that is no more
+            self._on_death(cause)
 
     def watch(self, path: bytes, mask: Mask, callback: "Watcher") -> WatchDescriptor:
         """Watch a directory; one that is watched already is only looked up.
@@ -128,7 +135,7 @@ class Watcher:
             OSError: the root cannot be watched.
         """
         self._root_status = os.stat(self.root)
-        self._reader = _Reader(lambda: self._lost(Loss.READER, ""))
+        self._reader = _Reader(partial(self._lost, Loss.READER))
         self._root_wd = self._reader.watch(self.root, self._mask, self)
         self._directories[self._root_wd] = b""
         self._reader.start()

@@ -41,6 +41,7 @@ class WatchKeeper:
         self._metrics = metrics
         self._watcher: Watcher | None = None
         self._degraded = False
+        self._cause = ""
         self._arming = asyncio.Lock()
         self.lost: str | None = None
         """Why the outbox cannot be served just now; None while all is well."""
@@ -88,7 +89,8 @@ class WatchKeeper:
                 self._lose("outbox_gone", absence)
                 self._gate.hold("outbox", absence)
             elif self.lost is None:
-                self._lose("watcher_died", "no notices come any more")
+                self._lose("watcher_died", f"no notices come any more: {self._cause or 'the watch is gone'}")
+                self._cause = ""
             try:
                 if absence is not None:
                     await asyncio.to_thread(self._outbox.reopen)
@@ -155,6 +157,8 @@ class WatchKeeper:
         if loss is Loss.OVERFLOW:
             self._metrics.overflows.inc()
             self._log.warning("watch.overflow", reason=str(loss))
+        elif loss is Loss.READER:
+            self._cause = f"the watcher's thread ended, {detail}"
         elif loss is Loss.LIMIT:
             self._degrade(detail, f"raise {_LIMITS[errno.ENOSPC]}")
         # Of a directory that may not be read, the scan tells that is asked for here.
