@@ -53,6 +53,13 @@ def box(tmp_path: Path, signing_site: Site) -> Iterator[Sandbox]:
             print(made.daemon_log.read_text()[-6000:])
 
 
+@pytest.fixture(params=["inotify", "poll"])
+def watched(box: Sandbox, request: pytest.FixtureRequest) -> Sandbox:
+    """The same with either way to learn of files; the scan that comes every few minutes is not among them."""
+    box.configure("outbox", watcher=request.param, poll_seconds=0.3, rescan_seconds=3600)
+    return box
+
+
 @pytest.fixture
 def idle_box(tmp_path: Path) -> Iterator[Sandbox]:
     """The same with nothing running in it yet."""

@@ -89,7 +89,13 @@ class Answers:
             certificates={which: ends.isoformat() for which, ends in self._rotation.current.certificates.items()},
             last_scan=None
             if last is None
-            else {"at": last.at, "seconds": last.seconds, "files": last.tally.files, "found": last.tally.differences},
+            else {
+                "at": last.at,
+                "seconds": last.seconds,
+                "files": last.tally.files,
+                "found": last.tally.differences,
+                "unreadable_directories": len(last.tally.unreadable),
+            },
         )
 
     async def exposition(self) -> bytes:

@@ -25,7 +25,8 @@ def is_ours(name: bytes) -> bool:
 class Filters:
     """The include and exclude patterns, compiled once."""
 
-    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+    def __init__(self, include: Sequence[str], exclude: Sequence[str], *, recursive: bool = True) -> None:
+        self.recursive = recursive
         self._included = None if list(include) == _EVERYTHING else _compile("include", include)
         self._excluded = _compile("exclude", exclude) if exclude else None
         self._negates = any(pattern.startswith("!") for pattern in exclude)
@@ -33,7 +34,7 @@ class Filters:
 
     def accepts(self, path: bytes) -> bool:
         """Tell whether a relative path may be a drop."""
-        if is_ours(path[path.rfind(b"/") + 1 :]):
+        if is_ours(path[path.rfind(b"/") + 1 :]) or (b"/" in path and not self.recursive):
             return False
         text = os.fsdecode(path)
         if self._excludes(text):
@@ -61,7 +62,7 @@ class Filters:
 
     def enters(self, directory: bytes) -> bool:
         """Tell whether a directory may hold drops; one that is excluded as a whole need not be read."""
-        return not self._excludes(os.fsdecode(directory) + "/")
+        return self.recursive and not self._excludes(os.fsdecode(directory) + "/")
 
 
 def _compile(key: str, patterns: Sequence[str]) -> Callable[[str], bool]:

@@ -99,9 +99,15 @@ class Journal:
         found = await self._ask(lambda connection: connection.execute(query, (after, limit)).fetchall())
         return [Drop(rows.join(row[0], row[1]), Fingerprint(*row[2:7]), row[7], row[8], row[9]) for row in found]
 
-    async def rested(self, now: float, limit: int) -> Sequence[Entry]:
-        """Return deferred drops whose time has come."""
-        return await self.entries(State.DEFERRED, limit, "AND d.not_before <= ?", now)
+    async def rested(self, now: float, latest: float, limit: int) -> Sequence[Entry]:
+        """Return deferred drops whose time has come.
+
+        Args:
+            now: seconds since the epoch.
+            latest: no drop rests beyond this; a time that lies later was set by a clock that was ahead since.
+            limit: how many at most.
+        """
+        return await self.entries(State.DEFERRED, limit, "AND (d.not_before <= ? OR d.not_before > ?)", now, latest)
 
     async def next_rested(self) -> float | None:
         """Return when the first deferred drop's time comes, in seconds since the epoch."""

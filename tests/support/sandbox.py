@@ -328,6 +328,16 @@ class Sandbox:
         finally:
             connection.close()
 
+    def metric(self, name: str) -> float:
+        """Return the running daemon's value of a metric that has no labels."""
+        connection = _SocketConnection(self.socket)
+        try:
+            connection.request("GET", "/metrics")
+            lines = connection.getresponse().read().decode().splitlines()
+        finally:
+            connection.close()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
+
     def status(self) -> dict[str, Any]:
         """Return the running daemon's status."""
         status, answer = self.ask("/api/status")
