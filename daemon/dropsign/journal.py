@@ -27,7 +27,7 @@ PAGE: Final = 1000
 
 _COLUMNS: Final = (
     "d.name, d.state, d.device, d.inode, d.size, d.mtime_ns, d.ctime_ns, s.sha256, d.signature, d.attempts,"
-    " d.not_before, d.since, d.reason, d.error, s.size"
+    " d.not_before, d.since, d.reason, d.error, s.size, s.at"
 )
 
 
