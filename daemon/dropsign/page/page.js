@@ -30,6 +30,15 @@ function duration(seconds) {
 // A rate's digits: enough to tell slow ones apart.
 const rate = (value) => number(value, value < 10 ? 2 : value < 100 ? 1 : 0);
 
+// What would break the line, turn its direction or cannot be shown is escaped; bytes that are not UTF-8 as \xNN.
+function printable(text) {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (character) => {
+    const code = character.codePointAt(0);
+    const byte = code >= 0xdc80 && code <= 0xdcff ? code - 0xdc00 : code;
+    return byte < 0x100 ? `\\x${byte.toString(16).padStart(2, "0")}` : `\\u{${byte.toString(16)}}`;
+  });
+}
+
 // A cell of a table: text only, whatever a file's name looks like.
 function cell(text, label) {
   const made = document.createElement("td");
@@ -62,9 +71,10 @@ function showStatus(status) {
   }
   say(byId("outbox"), status.outbox);
   say(byId("backlog"), number(status.backlog));
-  say(byId("backlog-note"), `${number(status.settling)} settling, ${number(status.deferred)} deferred`);
+  const kinds = ["settling", "deferred"].filter((kind) => status[kind] > 0);
+  say(byId("backlog-note"), kinds.map((kind) => `${number(status[kind])} ${kind}`).join(", ") || "files");
   say(byId("in-flight"), number(status.in_flight));
-  say(byId("in-flight-note"), `of ${number(status.concurrency)} at a time`);
+  say(byId("in-flight-note"), `of ${number(status.concurrency)} at most`);
   say(byId("oldest"), status.oldest_waiting_seconds === null ? "–" : duration(status.oldest_waiting_seconds));
   say(byId("signed"), number(status.signed));
   say(byId("signed-note"), `${rate(status.signed_per_second)} a second`);
@@ -109,7 +119,7 @@ function showFailures(files, total) {
       why.append(error);
     }
     const since = new Date(file.since * 1000).toLocaleString("sv");
-    row.append(cell(file.path), why, cell(number(file.attempts), "attempts"), cell(since, "since"));
+    row.append(cell(printable(file.path)), why, cell(number(file.attempts), "attempts"), cell(since, "since"));
     return row;
   });
   byId("failures").classList.toggle("none", rows.length === 0);
@@ -186,7 +196,7 @@ async function refresh() {
     showStatus(status);
     showThroughput(throughput);
     showFailures(failures.files, status.failed);
-  } catch (error) {
+  } catch {
     showGate("unknown", "The daemon does not answer", "What is below is the last that was known.");
   }
   setTimeout(refresh, POLL_MILLISECONDS);
