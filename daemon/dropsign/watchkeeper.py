@@ -80,8 +80,9 @@ class WatchKeeper:
         watched = self._watcher is None or self._watcher.healthy()
         if there and watched and self.lost is None:
             return
-        if self.lost is None:
-            self.lost = "watcher_died" if there else "outbox_gone"
+        reason = "watcher_died" if there else "outbox_gone"
+        if self.lost is None or (not there and self.lost != reason):  # the watcher's end may be seen first
+            self.lost = reason
             self._log.error("watch.lost", reason=self.lost, outbox=str(self._outbox.root))
             if not there:
                 self._gate.hold("outbox", f"{self._outbox.root} is not there")
