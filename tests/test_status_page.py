@@ -113,20 +113,19 @@ def test_the_page_says_what_the_status_says(box: Sandbox, browser: Browser) -> N
     )
     for which, shown in days.items():
         assert abs(int(shown.replace(",", "")) - status["certificates_days_left"][which]) <= 1
-    assert page.inner_text("#signing td:nth-child(2)") != "–"
+    assert re.fullmatch(r"[\d.]+ m?s", page.inner_text("#signing td:nth-child(2)"))
     visit.await_text("#chart-text", "^40 signed")
     assert page.evaluate("document.getElementById('line').getBBox().height") > 10
     page.evaluate("document.head.append(Object.assign(document.createElement('script'), {text: 'foreign = 1'}))")
     assert page.evaluate("typeof foreign") == "undefined", "no script runs but the page's own"
     assert [trouble for trouble in visit.troubles if "script-src" not in trouble] == []
-    assert {url.removeprefix(visit.address).partition("?")[0] for url in visit.asked if not url.startswith("data:")} == {
-        "/", "/api/status", "/api/throughput", "/api/files",
-    }  # fmt: skip
+    asked = {url.removeprefix(visit.address).partition("?")[0] for url in visit.asked if not url.startswith("data:")}
+    assert asked == {"/", "/api/status", "/api/throughput", "/api/files"}
     visit.context.close()
 
 
 def test_the_gate_turns_red_and_green_again(box: Sandbox, browser: Browser) -> None:
-    """Without reloading: red with the reason while the service is away, green when it is back, grey without a daemon."""
+    """Without reloading: red with the reason while the service is away, green when it is back, grey with no daemon."""
     serve(box)
     visit = Visit(browser, box)
     visit.await_gate("open")

@@ -7,6 +7,7 @@ answers to no name that is not its own (DNS rebinding).
 """
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -31,6 +32,14 @@ from dropsign.status import Status
 
 SOCKET_MODE: Final = 0o660
 _BODY_MOST: Final = 1024 * 1024
+
+_BACKLOG: Final = 1024
+"""Connections that wait to be accepted; where there are more, the socket refuses whoever comes."""
+
+_SILENT: Final = logging.getLogger("dropsign.http")
+"""aiohttp would write a traceback beside our log for whatever is no HTTP; a defect of ours comes to the guard first."""
+
+_SILENT.disabled = True
 
 HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -128,7 +137,7 @@ class Api:
         host = host.strip("[]")
         protocols = await self._protocols(_Side(is_public=True, own_name=host if _is_loopback(host) else None))
         try:
-            server = await asyncio.get_running_loop().create_server(protocols, host, int(port))
+            server = await asyncio.get_running_loop().create_server(protocols, host, int(port), backlog=_BACKLOG)
         except OSError as error:
             msg = f"http.listen: {listen} cannot be listened on: {error.strerror or error}"
             raise ConfigurationError(msg) from None
@@ -139,7 +148,7 @@ class Api:
         old = os.umask(0o777 & ~SOCKET_MODE)
         try:
             _make_room(socket)
-            server = await asyncio.get_running_loop().create_unix_server(protocols, str(socket))
+            server = await asyncio.get_running_loop().create_unix_server(protocols, str(socket), backlog=_BACKLOG)
         except OSError as error:
             msg = f"http.socket: {socket} cannot be made: {error.strerror or error} (107 bytes is the longest path)"
             raise ConfigurationError(msg) from None
@@ -157,7 +166,8 @@ class Api:
         for route in ROUTES:
             handler = _only_on_socket if route.is_command and side.is_public else handlers[route.path]
             application.router.add_route(route.method, route.path, handler)
-        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1)
+        options: dict[str, Any] = {"access_log": None, "logger": _SILENT, "shutdown_timeout": 1}
+        runner = web.AppRunner(application, handle_signals=False, **options)
         await runner.setup()
         self._runners.append(runner)
         assert runner.server is not None, "it is set up"
