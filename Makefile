@@ -50,13 +50,21 @@ format: $(READY) ## Put the code into its form.
 # The programs that tests hold dropsign against. Who may not install them has those tests skipped, with the reason.
 parts: $(READY)
 	@missing=(); \
-	for part in fish mandoc nginx strace openssl systemd-analyze:systemd zsh; do \
+	for part in chromium fish mandoc nginx strace openssl systemd-analyze:systemd zsh; do \
 		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${part%:*}" >/dev/null || missing+=("$${part#*:}"); \
 	done; \
 	if (( $${#missing[@]} )) && { $(MAY_INSTALL); }; then \
 		echo "installing for the tests: $${missing[*]}"; \
 		$(AS_ROOT) $(APT) update && \
 		$(AS_ROOT) $(APT) install --no-install-recommends "$${missing[@]}" || echo "could not install all of them"; \
+	fi
+	@# Installed, prometheus would run as a service: only its checker is taken out of the package.
+	@if ! PATH="$$PATH:$(BIN)" command -v promtool >/dev/null && command -v apt-get >/dev/null; then \
+		echo "fetching promtool for the tests"; \
+		{ cd $(VENV) && { $(APT) download prometheus 2>/dev/null || \
+		{ $(AS_ROOT) $(APT) update && $(APT) download prometheus; }; } && \
+		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool.part && \
+		rm prometheus_*.deb && chmod +x promtool.part && mv promtool.part bin/promtool; } || echo "could not fetch it"; \
 	fi
 
 $(READY): pyproject.toml

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +10,9 @@ import pytest
 
 from tests.support.sandbox import Sandbox, Site, sandbox
 
-_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", str(Path(sys.prefix, "bin"))])
 
-_PARTS = ("fish", "mandoc", "nginx", "openssl", "strace", "systemd", "zsh")
+_PARTS = ("chromium", "fish", "mandoc", "nginx", "openssl", "promtool", "strace", "systemd", "zsh")
 """Those with a marker: a test so marked runs only where the part is there."""
 
 _PROGRAMS = {"systemd": "systemd-analyze"}

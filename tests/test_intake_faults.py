@@ -73,7 +73,7 @@ def _raise_limit(pid: int, what: str) -> None:
 
 @pytest.mark.parametrize(("what", "most"), [("watches", 4), ("watches", 0), ("instances", 0)])
 def test_watches_run_out(box: Sandbox, what: str, most: int) -> None:
-    """What the kernel gives no watch for is polled, not only rescanned; said once, with the sysctl; mended by itself."""
+    """What the kernel gives no watch for is polled, not only rescanned; said once, with the remedy; it mends itself."""
     prefix = _limited(**{what: most})
     box.configure("outbox", poll_seconds=0.3, rescan_seconds=3600)
     early = [box.drop(f"d{number}/e{number}/early", b"early %d" % number) for number in range(6)]

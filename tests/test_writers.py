@@ -1,4 +1,4 @@
-"""How writers behave, against the real daemon, watched and polled alike: none is cut short, and what rests is signed."""
+"""How writers behave, against the real daemon, watched and polled alike: what rests is signed, whole."""
 
 import mmap
 import os

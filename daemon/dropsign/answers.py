@@ -1,19 +1,28 @@
 """What the daemon answers when asked: its status, its metrics, what it knows of files."""
 
+import asyncio
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, Final
 
 from dropsign import __version__
 from dropsign.api import Sources
 from dropsign.gate import Closed
 from dropsign.model import State
 from dropsign.pipeline import Pipeline
+from dropsign.questions import Retry
+from dropsign.recent import STEP_SECONDS
 from dropsign.report import Report
 from dropsign.rotation import Rotation
 from dropsign.status import GateStatus, Status, describe
 from dropsign.watchkeeper import WatchKeeper
+
+_JOURNAL_SECONDS: Final = 0.25
+"""How long the journal may take to count before is asked whether it is in trouble."""
+
+_DAY_SECONDS: Final = 86400
 
 
 class Answers:
@@ -25,6 +34,7 @@ class Answers:
         self._rotation = rotation
         self._report = report
         self._started = time.monotonic()
+        self._counted: tuple[dict[State, int], float | None] = (dict.fromkeys(State, 0), None)
         metrics = report.metrics
         metrics.watch(metrics.in_flight, lambda: pipeline.pool.in_flight)
         metrics.watch(metrics.watcher_alive, lambda: float(keeper.is_alive))
@@ -34,12 +44,14 @@ class Answers:
         return Sources(
             status=self.status,
             healthy=self.healthy,
+            not_ready_reasons=self.not_ready_reasons,
+            throughput=self.throughput,
             exposition=self.exposition,
-            entries=self._pipeline.parts.journal.entries,
+            files=self.files,
             lookup=self.lookup,
             retry=self.retry,
-            retry_failed=self.retry_failed,
             rescan=self._pipeline.rescan.request,
+            defect=self._report.defect,
         )
 
     def healthy(self) -> bool:
@@ -61,12 +73,13 @@ class Answers:
 
     async def status(self) -> Status:
         """Return how things are."""
-        pipeline, journal = self._pipeline, self._pipeline.parts.journal
-        counts = await journal.counts()
-        oldest = await journal.oldest_waiting()
+        pipeline, report, now = self._pipeline, self._report, time.monotonic()
+        is_fresh = await self._count()
+        counts, oldest = self._counted
         last = pipeline.rescan.last
         reasons = self.not_ready_reasons()
         settling = pipeline.intake.undecided
+        ends = self._rotation.current.certificates
         return Status(
             running=True,
             version=__version__,
@@ -83,10 +96,13 @@ class Answers:
             refused=counts[State.REFUSED],
             deferred=counts[State.DEFERRED],
             oldest_waiting_seconds=None if oldest is None else max(0.0, time.time() - oldest),
-            signed_per_second=round(self._report.rate.per_second(time.monotonic()), 3),
-            uptime_seconds=round(time.monotonic() - self._started, 3),
+            signed_per_second=round(report.throughput.per_second(now), 3),
+            signing_seconds=report.signing.percentiles(now),
+            drop_to_sign_seconds=report.drop_to_sign.percentiles(now),
+            uptime_seconds=round(now - self._started, 3),
             gate=_gate_status(pipeline.gate.closed, pipeline.gate.next_probe_seconds),
-            certificates={which: ends.isoformat() for which, ends in self._rotation.current.certificates.items()},
+            certificates={which: end.isoformat() for which, end in ends.items()},
+            certificates_days_left={which: _days_until(end) for which, end in ends.items()},
             last_scan=None
             if last is None
             else {
@@ -96,7 +112,25 @@ class Answers:
                 "found": last.tally.differences,
                 "unreadable_directories": len(last.tally.unreadable),
             },
+            counts_are_old=not is_fresh,
         )
+
+    async def _count(self) -> bool:
+        """Have the journal count; return False if it cannot just now, as it waits for room on its disk."""
+        journal = self._pipeline.parts.journal
+        asked = asyncio.gather(journal.counts(), journal.oldest_waiting())
+        while True:
+            done, _ = await asyncio.wait({asked}, timeout=_JOURNAL_SECONDS)
+            if done:
+                self._counted = await asked
+                return True
+            if self._pipeline.gate.holds("journal"):
+                asked.cancel()
+                return False
+
+    def throughput(self) -> dict[str, Any]:
+        """Return how many signatures the steps of the last quarter of an hour brought, the latest at the end."""
+        return {"step_seconds": STEP_SECONDS, "signed": self._report.throughput.series(time.monotonic())}
 
     async def exposition(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
@@ -104,7 +138,12 @@ class Answers:
         metrics.backlog.set(status.backlog)
         metrics.failed.set(status.failed)
         metrics.oldest.set(status.oldest_waiting_seconds or 0)
+        metrics.tell_gate(status.gate.reason)
         return metrics.exposition()
+
+    async def files(self, state: State, limit: int) -> list[dict[str, Any]]:
+        """Return some files that are in a state."""
+        return [describe(entry) for entry in await self._pipeline.parts.journal.entries(state, limit)]
 
     async def lookup(self, paths: Sequence[bytes]) -> list[dict[str, Any]]:
         """Return what is known of some paths."""
@@ -112,23 +151,37 @@ class Answers:
         return [
             {
                 **(describe(known[path]) if path in known else {"path": os.fsdecode(path), "state": None}),
-                "settling": self._pipeline.intake.is_undecided(path),
+                **self._settling(path),
+                "ignored": not self._pipeline.intake.filters.accepts(path),
             }
             for path in paths
         ]
 
-    async def retry(self, paths: Sequence[bytes], force: bool) -> int:  # noqa: FBT001 - called by position
-        """Take some paths up at once; return how many."""
+    def _settling(self, path: bytes) -> dict[str, Any]:
+        intake = self._pipeline.intake
+        restless = intake.settling.get(path)
+        if restless is None:
+            undecided = intake.is_undecided(path)
+            return {"settling": undecided, "settling_reason": "its content is being read" if undecided else None}
+        reason = "a process holds it open for writing" if restless.held_open else "it has not been quiet for long yet"
+        seconds = round(time.monotonic() - restless.first, 3)
+        return {"settling": True, "settling_reason": reason, "settling_seconds": seconds}
+
+    async def retry(self, wanted: Retry) -> int:
+        """Take up at once what is wanted; return how many files that is."""
+        prefixes = tuple(directory + b"/" if directory else b"" for directory in wanted.below)
+        paths = wanted.paths
+        if prefixes:
+            entries = await self._pipeline.parts.journal.entries(State.FAILED, 1_000_000)
+            paths = [entry.path for entry in entries if entry.path.startswith(prefixes)]
         intake = self._pipeline.intake
         paths = [path for path in paths if intake.filters.accepts(path)]
-        await intake.take_in(paths, force=force)
+        await intake.take_in(paths, force=wanted.force)
         return len(paths)
 
-    async def retry_failed(self, below: Sequence[bytes]) -> int:
-        """Take all failed files in some directories up at once, at any depth; return how many."""
-        prefixes = tuple(directory + b"/" if directory else b"" for directory in below)
-        entries = await self._pipeline.parts.journal.entries(State.FAILED, 1_000_000)
-        return await self.retry([entry.path for entry in entries if entry.path.startswith(prefixes)], force=False)
+
+def _days_until(end: datetime) -> float:
+    return round((end - datetime.now(UTC)).total_seconds() / _DAY_SECONDS, 3)
 
 
 def _gate_status(closed: Closed | None, next_probe_seconds: float | None) -> GateStatus:

@@ -1,24 +1,78 @@
-"""The HTTP API: on the unix socket in full, on `http.listen` read-only (contract, section 7)."""
+"""The HTTP API and the status page: on the unix socket in full, on `http.listen` read-only (contract, section 7).
+
+Nobody has to prove who he is: the socket's permissions say who may give commands, and what `http.listen` tells is
+for everyone who reaches it. So that a web site somewhere cannot reach it through the browser of somebody here, no
+answer may be read by other origins, commands that come from pages are refused, and a server on the loopback address
+answers to no name that is not its own (DNS rebinding).
+"""
 
 import asyncio
-import json
+import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from http import HTTPStatus
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
-from dropsign.errors import ConfigurationError
-from dropsign.model import Entry, State
-from dropsign.status import Status, describe
+from dropsign import page, questions
+from dropsign.connections import Bound
+from dropsign.discretion import discreet
+from dropsign.errors import ConfigurationError, JournalError
+from dropsign.model import State
+from dropsign.questions import QuestionError
+from dropsign.status import Status
 
 SOCKET_MODE: Final = 0o660
-_FILES_MOST: Final = 1000
 _BODY_MOST: Final = 1024 * 1024
+
+_BACKLOG: Final = 1024
+"""Connections that wait to be accepted; where there are more, the socket refuses whoever comes."""
+
+_SILENT: Final = logging.getLogger("dropsign.http")
+"""aiohttp would write a traceback beside our log for whatever is no HTTP; a defect of ours comes to the guard first."""
+
+_SILENT.disabled = True
+
+HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "Server": "dropsign",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+"""On every answer; the page has a policy of its own."""
+
+
+class Route(NamedTuple):
+    """One thing that can be asked, and whether it is a command, which only the socket takes."""
+
+    method: str
+    path: str
+    is_command: bool = False
+
+
+ROUTES: Final = (
+    Route("GET", "/"),
+    Route("GET", "/healthz"),
+    Route("GET", "/readyz"),
+    Route("GET", "/metrics"),
+    Route("GET", "/api/status"),
+    Route("GET", "/api/throughput"),
+    Route("GET", "/api/files"),
+    Route("POST", "/api/lookup", is_command=True),
+    Route("POST", "/api/retry", is_command=True),
+    Route("POST", "/api/rescan", is_command=True),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +81,30 @@ class Sources:
 
     status: Callable[[], Awaitable[Status]]
     healthy: Callable[[], bool]
+    not_ready_reasons: Callable[[], list[str]]
+    throughput: Callable[[], dict[str, Any]]
     exposition: Callable[[], Awaitable[bytes]]
-    entries: Callable[[State, int], Awaitable[list[Entry]]]
+    files: Callable[[State, int], Awaitable[list[dict[str, Any]]]]
     lookup: Callable[[Sequence[bytes]], Awaitable[list[dict[str, Any]]]]
-    retry: Callable[[Sequence[bytes], bool], Awaitable[int]]
-    retry_failed: Callable[[Sequence[bytes]], Awaitable[int]]
+    retry: Callable[[questions.Retry], Awaitable[int]]
     rescan: Callable[[], None]
+    defect: Callable[[Exception], None]
 
 
 class Api:
     """Serves the API until it is closed."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: Sources, secret_paths: Collection[Path] = ()) -> None:
+        """Prepare it.
+
+        Args:
+            sources: where the answers come from.
+            secret_paths: what `http.listen` must not tell; other absolute paths are recognised by their look.
+        """
         self._sources = sources
+        self._secret_paths = secret_paths
         self._runners: list[web.AppRunner] = []
+        self._servers: list[asyncio.Server] = []
         self._socket: Path | None = None
 
     async def start(self, socket: Path | None, listen: str) -> None:
@@ -56,102 +120,207 @@ class Api:
         if socket is not None:
             await self._serve_socket(socket)
         if listen:
-            host, _, port = listen.rpartition(":")
-            runner = await self._runner(writable=False)
-            try:
-                await web.TCPSite(runner, host.strip("[]"), int(port)).start()
-            except OSError as error:
-                msg = f"http.listen: {listen} cannot be listened on: {error.strerror or error}"
-                raise ConfigurationError(msg) from None
+            await self._serve_network(listen)
 
     async def close(self) -> None:
         """Stop serving, and remove the socket."""
+        for server in self._servers:
+            server.close()
         for runner in self._runners:
             await runner.cleanup()
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.unlink()
 
+    async def _serve_network(self, listen: str) -> None:
+        host, _, port = listen.rpartition(":")
+        host = host.strip("[]")
+        protocols = await self._protocols(_Side(is_public=True, own_name=host if _is_loopback(host) else None))
+        try:
+            server = await asyncio.get_running_loop().create_server(protocols, host, int(port), backlog=_BACKLOG)
+        except OSError as error:
+            msg = f"http.listen: {listen} cannot be listened on: {error.strerror or error}"
+            raise ConfigurationError(msg) from None
+        self._servers.append(server)
+
     async def _serve_socket(self, socket: Path) -> None:
-        runner = await self._runner(writable=True)
+        protocols = await self._protocols(_Side(is_public=False))
         old = os.umask(0o777 & ~SOCKET_MODE)
         try:
             _make_room(socket)
-            await web.UnixSite(runner, str(socket)).start()
+            server = await asyncio.get_running_loop().create_unix_server(protocols, str(socket), backlog=_BACKLOG)
         except OSError as error:
             msg = f"http.socket: {socket} cannot be made: {error.strerror or error} (107 bytes is the longest path)"
             raise ConfigurationError(msg) from None
         finally:
             os.umask(old)
+        self._servers.append(server)
         self._socket = socket
 
-    async def _runner(self, *, writable: bool) -> web.AppRunner:
-        application = web.Application(middlewares=[_errors_as_json], client_max_size=_BODY_MOST)
-        application.add_routes(
-            [
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
-                web.get("/api/status", self._status),
-                web.get("/api/files", self._files),
-            ]
-        )
-        if writable:
-            application.add_routes(
-                [
-                    web.post("/api/retry", self._retry),
-                    web.post("/api/rescan", self._rescan),
-                    web.post("/api/lookup", self._lookup),
-                ]
-            )
-        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1)
+    async def _protocols(self, side: "_Side") -> Bound:
+        """Return what talks to the clients of one side."""
+        application = web.Application(middlewares=[self._guard(side)], client_max_size=_BODY_MOST)
+        application.on_response_prepare.append(_add_headers)
+        handlers: dict[str, Handler] = {"/": _page, "/metrics": self._metrics}
+        handlers |= {path: self._as_json(answer, side) for path, answer in self._answers().items()}
+        for route in ROUTES:
+            handler = _only_on_socket if route.is_command and side.is_public else handlers[route.path]
+            application.router.add_route(route.method, route.path, handler)
+        options: dict[str, Any] = {"access_log": None, "logger": _SILENT, "shutdown_timeout": 1}
+        runner = web.AppRunner(application, handle_signals=False, **options)
         await runner.setup()
         self._runners.append(runner)
-        return runner
+        assert runner.server is not None, "it is set up"
+        return Bound(runner.server)
 
-    async def _healthz(self, _: web.Request) -> web.Response:
+    def _answers(self) -> "dict[str, _Question]":
+        return {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/api/status": self._status,
+            "/api/throughput": self._throughput,
+            "/api/files": self._files,
+            "/api/lookup": self._lookup,
+            "/api/retry": self._retry,
+            "/api/rescan": self._rescan,
+        }
+
+    def _as_json(self, answer: "_Question", side: "_Side") -> Handler:
+        async def respond(request: web.Request) -> web.Response:
+            status, body = await answer(request)
+            return web.json_response(self._told(body, side), status=status)
+
+        return respond
+
+    def _told(self, body: Any, side: "_Side") -> Any:
+        return discreet(body, self._secret_paths) if side.is_public else body
+
+    def _guard(self, side: "_Side") -> Middleware:
+        """Return what refuses whom a side is not for, and makes JSON of every error."""
+
+        @web.middleware
+        async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+            try:
+                _refuse_strangers(request, side)
+                return await handler(request)
+            except web.HTTPException as error:
+                allowed = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+                return web.json_response({"error": error.text}, status=error.status, headers=allowed)
+            except QuestionError as error:
+                return web.json_response({"error": str(error)}, status=HTTPStatus.BAD_REQUEST)
+            except JournalError as error:
+                told = self._told({"error": str(error)}, side)
+                return web.json_response(told, status=HTTPStatus.SERVICE_UNAVAILABLE)
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whoever asks learns nothing of the inside; the log does
+                self._sources.defect(error)
+                return web.json_response({"error": "internal error"}, status=HTTPStatus.INTERNAL_SERVER_ERROR)
+
+        return guard
+
+    # Answers
+
+    async def _healthz(self, _: web.Request) -> "_Answer":
         healthy = self._sources.healthy()
-        return web.json_response({"healthy": healthy}, status=200 if healthy else 503)
+        return HTTPStatus.OK if healthy else HTTPStatus.SERVICE_UNAVAILABLE, {"healthy": healthy}
 
-    async def _readyz(self, _: web.Request) -> web.Response:
-        status = await self._sources.status()
-        body = {"ready": status.ready, "reasons": status.not_ready_reasons}
-        return web.json_response(body, status=200 if status.ready else 503)
+    async def _readyz(self, _: web.Request) -> "_Answer":
+        reasons = self._sources.not_ready_reasons()
+        body = {"ready": not reasons, "reasons": reasons}
+        return HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK, body
 
     async def _metrics(self, _: web.Request) -> web.Response:
         body = await self._sources.exposition()
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    async def _status(self, _: web.Request) -> web.Response:
-        return web.json_response((await self._sources.status()).as_dict())
+    async def _status(self, request: web.Request) -> "_Answer":
+        questions.nothing(request.query.items())
+        return HTTPStatus.OK, (await self._sources.status()).as_dict()
 
-    async def _files(self, request: web.Request) -> web.Response:
-        try:
-            state = State(request.query.get("state", ""))
-            limit = min(int(request.query.get("limit", "100")), _FILES_MOST)
-        except ValueError:
-            known = ", ".join(State)
-            raise web.HTTPBadRequest(text=f"state must be one of {known}, and limit a number") from None
-        entries = await self._sources.entries(state, max(0, limit))
-        return web.json_response({"files": [describe(entry) for entry in entries]})
+    async def _throughput(self, request: web.Request) -> "_Answer":
+        questions.nothing(request.query.items())
+        return HTTPStatus.OK, self._sources.throughput()
 
-    async def _retry(self, request: web.Request) -> web.Response:
-        body = await _json_object(request)
-        if "below" in body:
-            retried = await self._sources.retry_failed(_paths(body, "below"))
-        elif body.get("all") is True:
-            retried = await self._sources.retry_failed([b""])
-        else:
-            retried = await self._sources.retry(_paths(body), body.get("force") is True)
-        return web.json_response({"retried": retried})
+    async def _files(self, request: web.Request) -> "_Answer":
+        state, limit = questions.files(request.query.items())
+        return HTTPStatus.OK, {"files": await self._sources.files(state, limit)}
 
-    async def _rescan(self, _: web.Request) -> web.Response:
+    async def _retry(self, request: web.Request) -> "_Answer":
+        return HTTPStatus.OK, {"retried": await self._sources.retry(questions.retry(await request.read()))}
+
+    async def _rescan(self, request: web.Request) -> "_Answer":
+        questions.rescan(await request.read())
         self._sources.rescan()
-        return web.json_response({"rescan": True}, status=202)
+        return HTTPStatus.ACCEPTED, {"rescan": True}
 
-    async def _lookup(self, request: web.Request) -> web.Response:
-        paths = _paths(await _json_object(request))
-        return web.json_response({"files": await self._sources.lookup(paths)})
+    async def _lookup(self, request: web.Request) -> "_Answer":
+        paths = questions.lookup(await request.read())
+        return HTTPStatus.OK, {"files": await self._sources.lookup(paths)}
+
+
+_Answer = tuple[HTTPStatus, dict[str, Any]]
+_Question = Callable[[web.Request], Awaitable[_Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """For whom a server is.
+
+    Attributes:
+        is_public: for everyone who reaches it, and so without commands and paths.
+        own_name: the one name, beside addresses and localhost, under which it may be asked; None for any.
+    """
+
+    is_public: bool
+    own_name: str | None = None
+
+
+def _refuse_strangers(request: web.Request, side: _Side) -> None:
+    """Refuse what a browser sends on behalf of some other page.
+
+    Raises:
+        web.HTTPException: it is that.
+    """
+    if request.method not in {"GET", "HEAD"} and "Origin" in request.headers:
+        raise web.HTTPForbidden(text="commands are not taken from web pages")
+    host = request.headers.get("Host")
+    if side.own_name is None or host is None:
+        return
+    name = urlsplit(f"//{host}").hostname or ""
+    if name not in {"localhost", side.own_name} and not _is_address(name):
+        text = "asked under a name that is not this server's; use its address, also in a proxy"
+        raise web.HTTPMisdirectedRequest(text=text)
+
+
+async def _only_on_socket(_: web.Request) -> web.StreamResponse:
+    raise web.HTTPForbidden(text="this is read-only; commands are taken on the control socket")
+
+
+async def _page(_: web.Request) -> web.StreamResponse:
+    headers = {"Content-Security-Policy": page.POLICY}
+    return web.Response(body=page.HTML, content_type="text/html", charset="utf-8", headers=headers)
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    for name, value in HEADERS.items():
+        if name == "Server":
+            response.headers[name] = value
+        else:
+            response.headers.setdefault(name, value)
+    response.force_close()  # one question a connection: nobody keeps one for nothing
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
 
 
 def _make_room(path: Path) -> None:
@@ -178,41 +347,3 @@ def _answers(path: Path) -> bool:
         except (OSError, ValueError):
             return False
     return True
-
-
-async def _json_object(request: web.Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await request.read() or b"{}")
-    except ValueError:
-        raise web.HTTPBadRequest(text="the body is not JSON") from None
-    if not isinstance(body, dict):
-        raise web.HTTPBadRequest(text="the body is not a JSON object")
-    return body
-
-
-def _paths(body: dict[str, Any], key: str = "paths") -> list[bytes]:
-    paths = body.get(key)
-    if not isinstance(paths, list) or not all(isinstance(path, str) and "\0" not in path for path in paths):
-        raise web.HTTPBadRequest(text=f'"{key}" must be a list of paths relative to the outbox')
-    try:
-        encoded = [os.fsencode(path) for path in paths]
-    except UnicodeEncodeError:
-        raise web.HTTPBadRequest(text="a path is not text") from None
-    whole = key == "below"  # b"" is the outbox itself
-    if any({b"", b".", b".."}.intersection(path.split(b"/")) for path in encoded if path or not whole):
-        raise web.HTTPBadRequest(text="a path must lead down from the outbox, by names alone")
-    return encoded
-
-
-@web.middleware
-async def _errors_as_json(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        return web.json_response({"error": error.text or error.reason}, status=error.status)
-    except asyncio.CancelledError:
-        raise
-    except Exception:  # noqa: BLE001 - whoever asks learns nothing of the inside
-        return web.json_response({"error": "internal error"}, status=500)

@@ -15,6 +15,7 @@ from dropsign import __version__, config, credentials
 from dropsign.answers import Answers
 from dropsign.api import Api
 from dropsign.config import Configuration
+from dropsign.discretion import named_paths
 from dropsign.errors import DropsignError, ExitCode, SigningError
 from dropsign.filters import Filters
 from dropsign.journal import Journal
@@ -86,7 +87,7 @@ class Daemon:
             metrics=self._report.metrics,
         )
         self._answers = Answers(self._pipeline, self._keeper, self._rotation, self._report)
-        self._api = Api(self._answers.sources())
+        self._api = Api(self._answers.sources(), {path, *named_paths(configuration)})
 
     def _build(self, configuration: Configuration) -> Pipeline:
         verify, loop = configuration.verify, asyncio.get_running_loop()

@@ -96,11 +96,11 @@ def explain(sight: Sight, record: dict[str, Any], status: dict[str, Any], settin
     if not status["running"]:
         return Explanation(record["state"] if is_known else "waiting", "no daemon runs", _START)
     if not is_known or record["settling"]:
-        return _unsettled(sight, settings, status)
+        return _unsettled(sight, record, settings, status)
     return _recorded(record, status, settings, now)
 
 
-def _unsettled(sight: Sight, settings: Any, status: dict[str, Any]) -> Explanation:
+def _unsettled(sight: Sight, record: dict[str, Any], settings: Any, status: dict[str, Any]) -> Explanation:
     if sight.writers:
         who = ", ".join(sight.writers)
         return Explanation("settling", f"{who} holds it open for writing", "it is taken once that is closed")
@@ -109,13 +109,14 @@ def _unsettled(sight: Sight, settings: Any, status: dict[str, Any]) -> Explanati
             f"it changed {max(0.0, sight.quiet_seconds):.1f} s ago and must be quiet for {settings.settle_seconds} s"
         )
         return Explanation("settling", cause)
+    if record.get("settling_reason"):
+        return Explanation("settling", str(record["settling_reason"]), "fuser -v FILE names who has it open")
     if status["not_ready_reasons"]:
         return Explanation("waiting", f"not looked at yet: {'; '.join(status['not_ready_reasons'])}")
     return Explanation(
         "settling",
-        "it has been quiet, and is not taken yet: a writer that cannot be seen from here holds it open,"
-        " or its event was lost",
-        f"fuser -v FILE names the writer; the next scan, within {settings.rescan_seconds:g} s, finds what was lost",
+        "it has been quiet, and no event told of it",
+        f"the next scan, within {settings.rescan_seconds:g} s, finds it; at once: systemctl kill -s USR1 dropsign",
     )
 
 

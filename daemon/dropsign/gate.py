@@ -70,6 +70,10 @@ class Gate:
         """Why the gate is closed; None while it is open."""
         return next(iter(self._held.values()), self._outage)
 
+    def holds(self, reason: str) -> bool:
+        """Tell whether a fault of this machine keeps the gate shut, whatever else does."""
+        return reason in self._held
+
     @property
     def next_probe_seconds(self) -> float | None:
         """Seconds until the next probe may go; None while the gate is open."""

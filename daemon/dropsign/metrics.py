@@ -3,13 +3,43 @@
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 _BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
+GATE_REASONS: Final = (
+    "unreachable",
+    "tls",
+    "credentials",
+    "clock_skew",
+    "overloaded",
+    "rejecting",
+    "disk",
+    "journal",
+    "outbox",
+)
+"""Why the gate may be closed; docs/why-not-signed.md says what to do about each."""
+
+_OUTCOMES: Final = (
+    "signed",
+    "adopted",
+    "republished",
+    "deferred",
+    "failed",
+    "refused",
+    "changed",
+    "withdrawn",
+    "gone",
+)
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # names that nobody was promised
+
 
 class Metrics:
-    """All that is counted, in a registry of its own."""
+    """All that is counted, in a registry of its own.
+
+    What can be foreseen begins at 0: Prometheus sees no increase in a series that begins with its first event.
+    """
 
     def __init__(self, version: str) -> None:
         self.registry = registry = CollectorRegistry()
@@ -36,6 +66,9 @@ class Metrics:
         self.watcher_alive = self._gauge("dropsign_watcher_alive", "1 while the watcher lives.")
         build = Gauge("dropsign_build_info", "The program.", ["version"], registry=registry)
         build.labels(version=version).set(1)
+        for outcome in _OUTCOMES:
+            self.files.labels(outcome=outcome)
+        self.tell_gate(None)
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, registry=self.registry)
@@ -43,6 +76,11 @@ class Metrics:
     def watch(self, gauge: Gauge, value: Callable[[], float]) -> None:
         """Have a gauge ask for its value whenever it is read."""
         gauge.set_function(value)
+
+    def tell_gate(self, closed: str | None) -> None:
+        """Take in for which reason the gate is closed; None while it is open."""
+        for reason in GATE_REASONS:
+            self.gate_closed.labels(reason=reason).set(reason == closed)
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""

@@ -131,6 +131,7 @@ class Entry:
         error: its text.
         signed_size: size in bytes of the content last signed under this path.
         text: that signature's.
+        signed_at: seconds since the epoch when that was.
     """
 
     path: bytes
@@ -145,6 +146,7 @@ class Entry:
     error: str | None = None
     signed_size: int | None = None
     text: bytes | None = None
+    signed_at: float | None = None
 
 
 class Known(NamedTuple):

@@ -1,39 +1,14 @@
 """What becomes of files, told to the log and to the metrics (contract, sections 6 and 7)."""
 
 import time
-from collections import deque
 from collections.abc import Mapping
-from typing import Final
 
 from dropsign.gate import Closed
 from dropsign.log import Log, path_text
 from dropsign.metrics import Metrics
 from dropsign.model import Drop, Signature
+from dropsign.recent import Durations, Throughput
 from dropsign.rescan import Finished
-
-MINUTES: Final = 15
-"""How far back the rate of signatures is kept."""
-
-
-class Rate:
-    """Signatures a minute, for the last minutes."""
-
-    def __init__(self) -> None:
-        self._minutes: deque[tuple[int, int]] = deque(maxlen=MINUTES)
-
-    def count(self, now: float) -> None:
-        """Count one at a time in monotonic seconds."""
-        minute = int(now // 60)
-        if self._minutes and self._minutes[-1][0] == minute:
-            self._minutes[-1] = (minute, self._minutes[-1][1] + 1)
-        else:
-            self._minutes.append((minute, 1))
-
-    def per_second(self, now: float) -> float:
-        """Return the mean rate since the start of the last full minute."""
-        minute = int(now // 60)
-        recent = sum(number for at, number in self._minutes if at >= minute - 1)
-        return recent / (60 + now % 60)
 
 
 class Report:
@@ -42,12 +17,13 @@ class Report:
     def __init__(self, log: Log, metrics: Metrics) -> None:
         self._log = log
         self.metrics = metrics
-        self.rate = Rate()
+        self.throughput = Throughput(time.monotonic())
+        self.signing = Durations()
+        self.drop_to_sign = Durations()
         self._unreadable: set[tuple[bytes, str]] = set()
         self._closed_directories: set[bytes] = set()
-        files = metrics.files
-        self._signed = files.labels(outcome="signed")
-        self._requests = {result: metrics.requests.labels(result=result) for result in ("signed",)}
+        self._signed = metrics.files.labels(outcome="signed")
+        self._requests = {"signed": metrics.requests.labels(result="signed")}
 
     def queued(self, drop: Drop, *, found: bool) -> None:
         """See parts.Observer."""
@@ -59,8 +35,10 @@ class Report:
         """See parts.Observer."""
         self._signed.inc()
         self.metrics.bytes.inc(signature.size)
-        self.metrics.drop_to_sign.observe(max(0.0, time.time() - drop.settled_at))
-        self.rate.count(time.monotonic())
+        now, seconds = time.monotonic(), max(0.0, time.time() - drop.settled_at)
+        self.metrics.drop_to_sign.observe(seconds)
+        self.drop_to_sign.add(now, seconds)
+        self.throughput.count(now)
         self._forgive(drop.path)
         self._log.info(
             "file.signed",
@@ -139,6 +117,7 @@ class Report:
             counter = self._requests[result] = self.metrics.requests.labels(result=result)
         counter.inc()
         self.metrics.signing.observe(seconds)
+        self.signing.add(time.monotonic(), seconds)
 
     def defect(self, error: Exception) -> None:
         """See parts.Observer."""
@@ -175,7 +154,6 @@ class Report:
 
     def gate_closed(self, closed: Closed) -> None:
         """Say that the gate closed, and why."""
-        self.metrics.gate_closed.labels(reason=closed.reason).set(1)
         self._log.warning("gate.closed", reason=closed.reason, error=closed.detail)
 
     def gate_waiting(self, closed: Closed, waiting: int) -> None:
@@ -185,7 +163,6 @@ class Report:
 
     def gate_opened(self, closed: Closed, seconds: float, waiting: int) -> None:
         """Say that the gate opened."""
-        self.metrics.gate_closed.clear()
         self._log.info("gate.opened", reason=closed.reason, seconds=round(seconds, 3), waiting=waiting)
 
     def _count(self, outcome: str) -> None:

@@ -9,7 +9,7 @@ from dropsign.model import Entry, Fingerprint, State
 
 COLUMNS: Final = (
     "d.name, d.state, d.device, d.inode, d.size, d.mtime_ns, d.ctime_ns, s.sha256, d.signature, d.attempts,"
-    " d.not_before, d.since, d.reason, d.error, s.size, s.text"
+    " d.not_before, d.since, d.reason, d.error, s.size, s.text, s.at"
 )
 """What `entry` makes an entry of, from `drops d LEFT JOIN signatures s`."""
 

@@ -45,6 +45,7 @@ class Restless:
         found: only scans told of it.
         written: a notice said that content was written, whatever notices came after it.
         warned: that it never rests was said.
+        held_open: at the last look, a process held it open for writing.
     """
 
     notice: Notice
@@ -55,6 +56,7 @@ class Restless:
     found: bool = True
     written: bool = False
     warned: bool = False
+    held_open: bool = False
     queued: float | None = None
     """The time under which it stands in the queue; an entry with another time is a left-over."""
 
@@ -135,6 +137,7 @@ class Settling:
         if restless is None or restless.due > now:
             return False
         self.observe(path, fingerprint, now)
+        restless.held_open = bool(writer)
         if writer:
             self._put(path, restless, now + max(self.quiet_seconds, PATIENCE_SECONDS))
             return False

@@ -40,10 +40,14 @@ class Status:
     deferred: int = 0
     oldest_waiting_seconds: float | None = None
     signed_per_second: float | None = None
+    signing_seconds: dict[str, float] | None = None
+    drop_to_sign_seconds: dict[str, float] | None = None
     uptime_seconds: float | None = None
     gate: GateStatus = field(default_factory=GateStatus)
     certificates: dict[str, str] = field(default_factory=dict)
+    certificates_days_left: dict[str, float] = field(default_factory=dict)
     last_scan: dict[str, Any] | None = None
+    counts_are_old: bool = False
 
     def as_line(self) -> str:
         """Return it as a line for systemd."""
@@ -93,6 +97,7 @@ def describe(entry: Entry) -> dict[str, Any]:
         "reason": entry.reason,
         "error": entry.error,
         "sha256": entry.sha256.hex() if entry.sha256 else None,
+        "signed_at": entry.signed_at,
         "signature": entry.text.decode("utf-8", "surrogateescape") if entry.text else None,
         "fingerprint": list(entry.fingerprint),
     }
