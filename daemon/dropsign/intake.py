@@ -237,7 +237,8 @@ class Intake:
         if not waiting:
             return
         looks, known = await self._survey(waiting, closely=False)
-        stale, doubtful = [], []
+        stale: list[Look] = []
+        doubtful: list[Look] = []
         for look in looks:
             restless = self.settling.get(look.path)
             if restless is None or look.fingerprint is None:
