@@ -4,6 +4,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -109,8 +110,12 @@ def broken_promises(outbox: Path, evidence: Evidence) -> list[str]:
 
 def _names(outbox: Path) -> dict[bytes, os.stat_result]:
     root = os.fsencode(outbox)
-    paths = (os.path.join(directory, name) for directory, _, names in os.walk(root) for name in names)
-    return {os.path.relpath(path, root): os.lstat(path) for path in paths}
+    found = {}
+    for directory, _, names in os.walk(root):
+        for path in (os.path.join(directory, name) for name in names):
+            with suppress(FileNotFoundError):  # somebody goes on dropping files
+                found[os.path.relpath(path, root)] = os.lstat(path)
+    return found
 
 
 def _content(outbox: Path, name: bytes) -> bytes:
