@@ -5,6 +5,7 @@ import time
 from typing import Final
 
 from dropsign.admission import is_adoptable
+from dropsign.failpoints import reach
 from dropsign.model import Drop, Entry, Look, Signature, State
 from dropsign.outbox import Publication
 from dropsign.parts import UNPUBLISHABLE, Parts
@@ -35,6 +36,7 @@ class Examiner:
         if made is None and not is_adoptable(look):
             return False
         sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
+        reach("examined")
         if made is not None:  # ours, and left behind by a pickup: it speaks of that content alone, of whatever age
             number, digest = made
             if digest == sha256:
@@ -46,6 +48,7 @@ class Examiner:
             return False
         drop = Drop(look.path, fingerprint)
         parts.journal.sign(drop, signature)
+        reach("adopted")
         parts.observer.adopted(look.path, signature)
         return True
 
@@ -65,6 +68,7 @@ class Examiner:
         is_version_signed = entry.fingerprint == fingerprint and entry.state is State.SIGNED
         if not is_version_signed:
             sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
+            reach("examined")
             if sha256 != entry.sha256:
                 return False
         signature = await parts.journal.signature(entry.signature_id)
@@ -76,6 +80,7 @@ class Examiner:
             except OSError as error:
                 self._defer_publishing(Drop(look.path, fingerprint), error)
                 return True
+            reach("republished")
             parts.observer.republished(look.path)
         else:
             parts.observer.unchanged(look.path)

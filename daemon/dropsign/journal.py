@@ -168,41 +168,39 @@ class Journal:
 
     def queue(self, drop: Drop) -> None:
         """Record a drop as waiting for its signature, at its ticket's place."""
-        self._put(drop.path, State.QUEUED, drop.fingerprint, ticket=drop.ticket, attempts=drop.attempts)
+        self._put("queue", drop.path, State.QUEUED, drop.fingerprint, ticket=drop.ticket, attempts=drop.attempts)
 
     def defer(self, drop: Drop, not_before: float, reason: str, error: str) -> None:
         """Record that a drop rests until a time (seconds since the epoch)."""
         self._put(
-            drop.path, State.DEFERRED, drop.fingerprint,
+            "defer", drop.path, State.DEFERRED, drop.fingerprint,
             attempts=drop.attempts, not_before=not_before, reason=reason, error=error,
         )  # fmt: skip
 
     def fail(self, drop: Drop, reason: str, error: str) -> None:
         """Record that a drop is given up until it changes or someone asks."""
-        self._put(drop.path, State.FAILED, drop.fingerprint, attempts=drop.attempts, reason=reason, error=error)
+        self._put("fail", drop.path, State.FAILED, drop.fingerprint, attempts=drop.attempts, reason=reason, error=error)
 
     def refuse(self, path: bytes, fingerprint: Fingerprint, reason: str) -> None:
         """Record that a file can't be signed for what it is."""
-        self._put(path, State.REFUSED, fingerprint, reason=reason)
+        self._put("refuse", path, State.REFUSED, fingerprint, reason=reason)
 
     def obtained(self, drop: Drop, signature: Signature) -> None:
         """Record a signature in the history, whose file moved on before it was published."""
-        self._write(lambda connection: self._signed(connection, drop, signature, published=False))
+        self._write("obtain", lambda connection: self._signed(connection, drop, signature, published=False))
 
     def sign(self, drop: Drop, signature: Signature) -> None:
         """Record that FILE.sign lies beside this version, and the signature in the history."""
-        self._write(lambda connection: self._signed(connection, drop, signature, published=True))
+        self._write("sign", lambda connection: self._signed(connection, drop, signature, published=True))
 
     def keep(self, path: bytes, fingerprint: Fingerprint, signature_id: int) -> None:
         """Record that a signature of the history, unchanged, is the one of this version."""
-        self._write(
-            lambda connection: self._upsert(connection, path, State.SIGNED, fingerprint, signature=signature_id)
-        )
+        self._put("keep", path, State.SIGNED, fingerprint, signature=signature_id)
 
     def forget(self, paths: Iterable[bytes]) -> None:
         """Remove the entries of paths that are gone; the history stays."""
         gone = list(paths)
-        self._write(lambda connection: self._delete(connection, gone))
+        self._write("forget", lambda connection: self._delete(connection, gone))
 
     async def flush(self) -> None:
         """Wait until all writes before this call are committed."""
@@ -211,13 +209,13 @@ class Journal:
     def _ask(self, operation: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
         return asyncio.wrap_future(self._thread.ask(operation))
 
-    def _write(self, operation: Callable[[sqlite3.Connection], Any]) -> None:
-        self._thread.write(operation)
+    def _write(self, name: str, operation: Callable[[sqlite3.Connection], Any]) -> None:
+        self._thread.write(operation, name)
 
     # Rows
 
-    def _put(self, path: bytes, state: State, fingerprint: Fingerprint, **values: object) -> None:
-        self._write(lambda connection: self._upsert(connection, path, state, fingerprint, **values))
+    def _put(self, name: str, path: bytes, state: State, fingerprint: Fingerprint, **values: object) -> None:
+        self._write(name, lambda connection: self._upsert(connection, path, state, fingerprint, **values))
 
     def _upsert(
         self, connection: sqlite3.Connection, path: bytes, state: State, fingerprint: Fingerprint, **values: object

@@ -7,8 +7,9 @@ What lies on disk if the process dies in `publish`, step by step:
     3. renamed to FILE.sign    the signature, whole; the journal says 'queued', so it is made again at worst
     4. directory fsynced       the same, and it survives a power cut
 
-In `withdraw` there is one step: the journal still says 'signed' with the old fingerprint, and as the file has
-another, the next scan finds it changed.
+In `withdraw`, the journal still says 'signed' with the old fingerprint, and as the file has another, the next scan
+finds it changed. The directory is fsynced before anything is recorded of the new version: else a power cut could bring
+a stale FILE.sign back beside a file that the journal already says is queued or failed, where no scan looks for it.
 """
 
 import fcntl
@@ -237,6 +238,9 @@ class Outbox:
     def read_sign(self, path: bytes, beside: Fingerprint | None = None) -> bytes | None:
         """Return the content of a drop's FILE.sign; None where there is none that could be a signature.
 
+        Somebody else may have written it, or we, shortly before we were killed. It is fsynced, with its directory, as
+        the journal is to rely on it.
+
         Args:
             path: the drop's, relative to the root.
             beside: the version of the drop that must lie there too, if anything is to be concluded from an absence.
@@ -257,9 +261,22 @@ class Outbox:
                 self._same(directory, name, path, beside)
             return text
 
-    def withdraw(self, path: bytes) -> bool:
-        """Remove a stale FILE.sign; return whether there was one."""
-        return self._unlink(path, SIGN_SUFFIX)
+    def withdraw(self, paths: Sequence[bytes]) -> list[bytes]:
+        """Remove stale FILE.sign, for good; return those drops that had one."""
+        withdrawn, touched = [], set()
+        with self.directories() as opened:
+            for path in paths:
+                with suppress(OSError):
+                    directory, name = opened.of(path)
+                    os.unlink(name + SIGN_SUFFIX, dir_fd=directory)
+                    reach("withdrawn")
+                    withdrawn.append(path)
+                    touched.add(directory)
+            for directory in touched:
+                with suppress(OSError):
+                    os.fsync(directory)
+                    reach("withdrawal_synced")
+        return withdrawn
 
     def publish(self, group: Sequence[Publication]) -> list[Exception | None]:
         """Put signatures beside their files, whole or not at all: the one function that writes FILE.sign.
@@ -274,6 +291,7 @@ class Outbox:
             for index, (directory, name, temporary) in written.items():
                 try:
                     self._same(directory, name, group[index].path, group[index].fingerprint)
+                    reach("compared")
                     os.rename(temporary, name + SIGN_SUFFIX, src_dir_fd=directory, dst_dir_fd=directory)
                     reach("renamed")
                     touched.add(directory)
@@ -305,6 +323,7 @@ class Outbox:
                 results[index] = moved_if_absent(error, publication.path)
                 continue
             written[index] = fd, directory, name, temporary
+            reach("temporary_created")
             try:
                 os.fchmod(fd, self.sign_mode)
                 _write_all(fd, publication.text)
@@ -335,7 +354,7 @@ class Outbox:
         if Fingerprint.of(status) != fingerprint:
             raise MovedOnError(os.fsdecode(path))
 
-    def write_error(self, path: bytes, text: str) -> None:
+    def write_error(self, path: bytes, reason: str, error: str) -> None:
         """Put a FILE.sign-error beside a failed drop, for people who see only the folder; best effort."""
         with suppress(OSError), self.directories() as opened:
             directory, name = opened.of(path)
@@ -343,8 +362,10 @@ class Outbox:
             fd = os.open(temporary, _CREATE, 0o600, dir_fd=directory)
             try:
                 os.fchmod(fd, self.sign_mode)
-                _write_all(fd, text.encode("utf-8", "replace"))
+                _write_all(fd, f"{reason}: {error}\n".encode("utf-8", "replace"))
+                reach("note_written")
                 os.rename(temporary, name + ERROR_SUFFIX, src_dir_fd=directory, dst_dir_fd=directory)
+                reach("note_renamed")
             except OSError:
                 _discard(directory, temporary)
             finally:
@@ -352,16 +373,19 @@ class Outbox:
 
     def remove_error(self, path: bytes) -> None:
         """Remove a drop's FILE.sign-error, if there is one."""
-        self._unlink(path, ERROR_SUFFIX)
+        with suppress(OSError), self.directories() as opened:
+            directory, name = opened.of(path)
+            os.unlink(name + ERROR_SUFFIX, dir_fd=directory)
+            reach("note_removed")
 
-    def _unlink(self, path: bytes, suffix: bytes) -> bool:
+    def has_error(self, path: bytes) -> bool:
+        """Tell whether a drop's FILE.sign-error lies beside it, and says something."""
         try:
             with self.directories() as opened:
                 directory, name = opened.of(path)
-                os.unlink(name + suffix, dir_fd=directory)
+                return os.stat(name + ERROR_SUFFIX, dir_fd=directory, follow_symlinks=False).st_size > 0
         except OSError:
             return False
-        return True
 
 
 def _mtime(directory: int, name: bytes) -> int | None:
@@ -383,6 +407,8 @@ def _read_signature(directory: int, name: bytes) -> bytes | None:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
         text = os.read(fd, SIGNATURE_MAX + 1)
+        os.fsync(fd)
+        os.fsync(directory)
     except OSError:
         return None
     finally:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
@@ -11,11 +11,11 @@ from dropsign.backoff import some_jitter
 from dropsign.config import Outbox as OutboxConfiguration
 from dropsign.errors import OutboxError
 from dropsign.intake import Intake
-from dropsign.model import State
+from dropsign.model import Entry, Look, State
 from dropsign.parts import Parts
 from dropsign.scan import Finding, Scan, Tally
 
-_DEFERRED_AT_A_TIME = 1000
+_AT_A_TIME = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,14 @@ class Rescan:
         finished = await self._scan([b""], polled=False)
         if finished is None:
             return
-        self.last = finished
-        for entry in await self._parts.journal.entries(State.DEFERRED, _DEFERRED_AT_A_TIME):
+        journal = self._parts.journal
+        for entry in await journal.entries(State.DEFERRED, _AT_A_TIME):
             if not entry.attempts:  # not the file's: someone may have mended its permissions since
                 self._intake.requeue(entry)
+        if self._settings.error_files:
+            failed = await journal.entries(State.FAILED, _AT_A_TIME)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._restore_notes, failed)
+        self.last = finished
 
     async def _scan(self, tops: Collection[bytes], *, polled: bool) -> Finished | None:
         """Scan; return what was seen, or None if the outbox vanished under the scan."""
@@ -105,3 +109,12 @@ class Rescan:
         finished = Finished(tally, time.monotonic() - started, time.time(), polled)
         self._on_finished(finished)
         return finished
+
+    def _restore_notes(self, failed: Sequence[Entry]) -> None:
+        """Put back notes beside failed drops that a crash, or somebody, took away."""
+        outbox = self._parts.outbox
+        looks = outbox.look([entry.path for entry in failed], closely=False)
+        for entry, look in zip(failed, looks, strict=True):
+            is_there = isinstance(look, Look) and look.fingerprint == entry.fingerprint
+            if is_there and not outbox.has_error(entry.path):
+                outbox.write_error(entry.path, entry.reason or "", entry.error or "")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from dropsign.directory import ABSENT
 from dropsign.errors import OutboxError
+from dropsign.failpoints import reach
 from dropsign.filters import TEMPORARY, Filters
 from dropsign.model import SIGN_SUFFIX, Fingerprint, Known, State
 from dropsign.outbox import Outbox
@@ -191,7 +192,9 @@ class Scan:
             return
         with suppress(OSError):
             if stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                reach("leftover_found")
                 os.unlink(name, dir_fd=fd)
+                reach("leftover_removed")
 
     def _is_gone(self, directory: bytes) -> bool:
         try:
