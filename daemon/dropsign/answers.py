@@ -3,10 +3,12 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from dropsign import __version__
 from dropsign.api import Sources, describe
+from dropsign.errors import JournalError
 from dropsign.gate import Closed
 from dropsign.model import State
 from dropsign.pipeline import Pipeline
@@ -25,6 +27,8 @@ class Answers:
         self._rotation = rotation
         self._report = report
         self._started = time.monotonic()
+        self._counts = dict.fromkeys(State, 0)
+        self._oldest: float | None = None
         metrics = report.metrics
         metrics.watch(metrics.in_flight, lambda: pipeline.pool.in_flight)
         metrics.watch(metrics.watcher_alive, lambda: float(keeper.is_alive))
@@ -35,7 +39,7 @@ class Answers:
             status=self.status,
             healthy=self.healthy,
             exposition=self.exposition,
-            entries=self._pipeline.parts.journal.entries,
+            entries=self._pipeline.parts.journal.listed,
             lookup=self.lookup,
             retry=self.retry,
             rescan=self._pipeline.rescan.request,
@@ -61,8 +65,10 @@ class Answers:
     async def status(self) -> Status:
         """Return how things are."""
         pipeline, journal = self._pipeline, self._pipeline.parts.journal
-        counts = await journal.counts()
-        oldest = await journal.oldest_waiting()
+        with suppress(JournalError):  # one that is damaged must not hide that it is
+            self._counts = await journal.counts()
+            self._oldest = await journal.oldest_waiting()
+        counts, oldest = self._counts, self._oldest
         last = pipeline.rescan.last
         reasons = self.not_ready_reasons()
         settling = pipeline.intake.undecided
@@ -101,7 +107,7 @@ class Answers:
 
     async def lookup(self, paths: Sequence[bytes]) -> list[dict[str, Any]]:
         """Return what is known of some paths."""
-        known = await self._pipeline.parts.journal.lookup(paths)
+        known = await self._pipeline.parts.journal.lookup(paths, at_once=True)
         return [
             {
                 **(describe(known[path]) if path in known else {"path": os.fsdecode(path), "state": None}),
@@ -113,7 +119,7 @@ class Answers:
     async def retry(self, paths: Sequence[bytes] | None, force: bool) -> int:  # noqa: FBT001 - called by position
         """Take some paths, or all failed ones, up at once; return how many."""
         if paths is None:
-            entries = await self._pipeline.parts.journal.entries(State.FAILED, 1_000_000)
+            entries = await self._pipeline.parts.journal.listed(State.FAILED, 1_000_000)
             paths = [entry.path for entry in entries]
         intake = self._pipeline.intake
         paths = [path for path in paths if intake.filters.accepts(path)]

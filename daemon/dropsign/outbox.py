@@ -7,6 +7,9 @@ What lies on disk if the process dies in `publish`, step by step:
     3. renamed to FILE.sign    the signature, whole; the journal says 'queued', so it is made again at worst
     4. directory fsynced       the same, and it survives a power cut
 
+An fsync that fails is not tried again on the same file, which the kernel takes for clean from then on: the next
+`publish` writes a new temporary, and renames it over what is there.
+
 In `withdraw` there is one step: the journal still says 'signed' with the old fingerprint, and as the file has
 another, the next scan finds it changed.
 """
@@ -23,7 +26,17 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from dropsign.directory import ABSENT, DIRECTORY, READ, Directories, MovedOnError, OpenDrop, has_writer, moved_if_absent
+from dropsign.directory import (
+    ABSENT,
+    DIRECTORY,
+    KEPT,
+    READ,
+    Directories,
+    MovedOnError,
+    OpenDrop,
+    has_writer,
+    moved_if_absent,
+)
 from dropsign.errors import OutboxError, OutboxLockedError
 from dropsign.failpoints import reach
 from dropsign.model import ERROR_SUFFIX, NAME_MAX, SIGN_SUFFIX, Fingerprint, Look
@@ -128,9 +141,9 @@ class Outbox:
         os.close(self._fd)
 
     @contextmanager
-    def directories(self) -> Iterator[Directories]:
-        """Give access to the directories below the root while one group of paths is worked on."""
-        opened = Directories(self._fd)
+    def directories(self, *, most: int | None = KEPT) -> Iterator[Directories]:
+        """Give access to the directories below the root while one group of paths is worked on; see Directories."""
+        opened = Directories(self._fd, most=most)
         try:
             yield opened
         finally:
@@ -237,7 +250,7 @@ class Outbox:
             For each, None once it is on disk for good, or what kept it from there: MovedOnError or OSError.
         """
         results: list[Exception | None] = [None] * len(group)
-        with self.directories() as opened:
+        with self.directories(most=None) as opened:
             written = self._write(opened, group, results)
             touched = set()
             for index, (directory, name, temporary) in written.items():

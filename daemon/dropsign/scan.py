@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dropsign.errors import OutboxError
+from dropsign.errors import OutboxError, is_shortage
 from dropsign.filters import TEMPORARY, Filters
 from dropsign.model import SIGN_SUFFIX, Fingerprint, Known, State
 from dropsign.outbox import Outbox
@@ -86,6 +86,7 @@ class Scan:
 
         Raises:
             OutboxError: the outbox vanished under the walk; nothing is to be concluded from it.
+            OSError: this process has no more descriptors to walk with.
         """
         visited = set()
         waiting = [b""]
@@ -117,7 +118,9 @@ class Scan:
         except FileNotFoundError:
             self._gone(directory, self._known(directory))
             return []
-        except OSError:
+        except OSError as error:
+            if is_shortage(error):
+                raise
             self.tally.unreadable += 1
             return []
         return below if self._recursive else []
