@@ -45,7 +45,7 @@ class CommitThread:
         self,
         connection: sqlite3.Connection,
         *,
-        on_trouble: Callable[[Trouble | None], None],
+        on_trouble: Callable[[Trouble | None], object],
         on_defect: Callable[[Exception], None],
         on_rollback: Callable[[], None],
     ) -> None:

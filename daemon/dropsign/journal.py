@@ -39,7 +39,7 @@ class Journal:
         self,
         path: Path | None,
         *,
-        on_trouble: Callable[[Trouble | None], None] = lambda _: None,
+        on_trouble: Callable[[Trouble | None], object] = lambda _: None,
         on_defect: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         """Open the journal, creating or migrating it as needed.

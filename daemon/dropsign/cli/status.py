@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from dropsign.cli import console
+from dropsign.cli import console, streams
 from dropsign.errors import ExitCode, UnreachableError
 
 
@@ -29,7 +29,7 @@ def status(
         else:
             for name, value in _rows(current):
                 console.out.print(f"[bold]{name:<22}[/] {escape(console.printable(value))}")
-        if not watch:
+        if not watch or streams.is_output_lost():
             return ExitCode.DONE
         time.sleep(1)
 
