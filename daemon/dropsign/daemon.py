@@ -16,7 +16,7 @@ from dropsign.answers import Answers
 from dropsign.api import Api
 from dropsign.config import Configuration
 from dropsign.discretion import named_paths
-from dropsign.errors import DropsignError, ExitCode, SigningError
+from dropsign.errors import DropsignError, ExitCode, SigningError, is_shortage
 from dropsign.filters import Filters
 from dropsign.journal import Journal
 from dropsign.log import Log
@@ -28,6 +28,7 @@ from dropsign.report import Report
 from dropsign.rescan import Finished
 from dropsign.rotation import Rotation
 from dropsign.signer import Signer
+from dropsign.trouble import Trouble
 from dropsign.verifier import Verifier
 from dropsign.watchkeeper import WatchKeeper
 
@@ -38,7 +39,7 @@ SUPERVISION_SECONDS: Final = 2.0
 
 _STATUS_SECONDS: Final = 1.0
 
-_HANDSHAKE_REASONS: Final = frozenset({"unreachable", "tls", "credentials"})
+_HANDSHAKE_REASONS: Final = frozenset({"unreachable", "tls", "credentials", "resources"})
 """Why the gate may be closed that a handshake alone can disprove."""
 
 _SWITCH_SECONDS: Final = 0.001
@@ -77,6 +78,9 @@ class Daemon:
         self._rotation = Rotation(configuration, environment, log=log, metrics=self._report.metrics)
         self._signer = Signer(configuration.service, self._rotation.current)
         self._pipeline = self._build(configuration)
+        if (most := self._pipeline.pool.concurrency) < configuration.service.concurrency:
+            text = f"the limit of open files is enough for {most} requests at a time"
+            log.warning("daemon.limited", error=text, remedy="raise it: LimitNOFILE= in the unit, or ulimit -n")
         self._keeper = WatchKeeper(
             configuration.outbox,
             self._pipeline.parts.outbox,
@@ -132,6 +136,7 @@ class Daemon:
 
     async def _start(self) -> None:
         self._listen_to_signals()
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         http = self._configuration.http
         await self._api.start(http.socket, http.listen)
         await self._keeper.arm()
@@ -226,15 +231,18 @@ class Daemon:
 
     # What is told
 
+    def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take in what nobody waits for; that nobody can connect to us for want of descriptors mends itself."""
+        error = context.get("exception")
+        if not is_shortage(error):
+            self._report.defect(error if isinstance(error, Exception) else RuntimeError(context["message"]))
+
     @property
     def _waiting(self) -> int:
         return len(self._pipeline.queue)
 
-    def _on_journal_trouble(self, text: str | None) -> None:
-        if text is None:
-            self._pipeline.gate.release("journal")
-        else:
-            self._pipeline.gate.hold("journal", f"{self._configuration.journal.path}: {text}")
+    def _on_journal_trouble(self, trouble: Trouble | None) -> None:
+        self._pipeline.on_journal_trouble(trouble)  # which is made after the journal
 
     def _on_scan(self, finished: Finished) -> None:
         self._report.scan_finished(finished)

@@ -55,7 +55,7 @@ def lookup(connection: sqlite3.Connection, paths: Sequence[bytes]) -> dict[bytes
 
 
 def entries(
-    connection: sqlite3.Connection, state: State, limit: int, condition: str = "", *values: object
+    connection: sqlite3.Connection, state: State, limit: int, condition: str = "", values: Sequence[object] = ()
 ) -> list[Entry]:
     """Return entries in one state, in the order of `_ORDER`.
 

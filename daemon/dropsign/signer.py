@@ -24,6 +24,7 @@ from yarl import URL
 
 from dropsign import esauth
 from dropsign.config import Service
+from dropsign.descriptors import SHORTAGE, have_run_out
 from dropsign.errors import Fault, SigningError
 from dropsign.model import Signature
 from dropsign.ports import Identity
@@ -300,6 +301,8 @@ class Signer:
                 text = f"the service refuses our certificate or our TLS: {reason}; check tls.certificate"
                 return SigningError(Fault.CREDENTIALS, "credentials", text)
             return SigningError(Fault.SERVICE, "tls", f"the TLS handshake failed: {reason or tls}")
+        if have_run_out(error):
+            return SigningError(Fault.MACHINE, "resources", f"no connection can be opened: {SHORTAGE}")
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         cut = not isinstance(error, aiohttp.ClientConnectorError)
         text = f"the service cuts the connection: {text}" if cut else f"the service cannot be reached: {text}"

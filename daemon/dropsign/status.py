@@ -65,12 +65,9 @@ def from_journal(path: Path, version: str, outbox: str, now: float) -> Status:
     Raises:
         JournalError: there is none, or it cannot be read.
     """
-    connection = schema.connect(path, read_only=True)
-    try:
+    with schema.reading(path) as connection:
         counts = schema.counts(connection)
         oldest = schema.oldest_waiting(connection)
-    finally:
-        connection.close()
     return Status(
         running=False,
         version=version,
