@@ -17,7 +17,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),env,sudo -n)
 APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 MAY_INSTALL := command -v apt-get >/dev/null && $(AS_ROOT) true 2>/dev/null
 
-SOURCES := daemon tests bench docs/make-demo-picture.py
+SOURCES := daemon tests bench docs/make-demo-picture.py docs/make-man-page.py
 
 # Arguments for the demo: make demo ARGS=--keep
 ARGS ?=
@@ -50,7 +50,7 @@ format: $(READY) ## Put the code into its form.
 # The programs that tests hold dropsign against. Who may not install them has those tests skipped, with the reason.
 parts: $(READY)
 	@missing=(); \
-	for part in chromium nginx strace openssl systemd-analyze:systemd; do \
+	for part in chromium fish mandoc nginx strace openssl systemd-analyze:systemd zsh; do \
 		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${part%:*}" >/dev/null || missing+=("$${part#*:}"); \
 	done; \
 	if (( $${#missing[@]} )) && { $(MAY_INSTALL); }; then \

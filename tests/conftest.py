@@ -12,7 +12,7 @@ from tests.support.sandbox import Sandbox, Site, sandbox
 
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", str(Path(sys.prefix, "bin"))])
 
-_PARTS = ("chromium", "nginx", "openssl", "promtool", "strace", "systemd")
+_PARTS = ("chromium", "fish", "mandoc", "nginx", "openssl", "promtool", "strace", "systemd", "zsh")
 """Those with a marker: a test so marked runs only where the part is there."""
 
 _PROGRAMS = {"systemd": "systemd-analyze"}
@@ -52,6 +52,13 @@ def box(tmp_path: Path, signing_site: Site) -> Iterator[Sandbox]:
         yield made
         if made.daemon_log.exists():
             print(made.daemon_log.read_text()[-6000:])
+
+
+@pytest.fixture(params=["inotify", "poll"])
+def watched(box: Sandbox, request: pytest.FixtureRequest) -> Sandbox:
+    """The same with either way to learn of files; the scan that comes every few minutes is not among them."""
+    box.configure("outbox", watcher=request.param, poll_seconds=0.3, rescan_seconds=3600)
+    return box
 
 
 @pytest.fixture

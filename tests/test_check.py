@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from dropsign.embedded.authority import Authority, Issued
 from dropsign.preflight import Finding, Level, examine, exit_code
-from dropsign.preflight.directories import is_deaf, mounted_at
+from dropsign.preflight.directories import is_deaf, mounted_at, names
 from dropsign.preflight.inotify import QUEUED_EVENTS, limits
 
 
@@ -360,3 +360,10 @@ def test_no_configuration(tmp_path: Path) -> None:
     done = dropsign("--config", tmp_path / "none.toml", "check")
     assert done.returncode == 2
     assert done.stdout.startswith(f"FAIL {tmp_path / 'none.toml'}: there is no such file")
+
+
+def test_file_system_with_short_names() -> None:
+    """Where names may have fewer than 255 bytes (eCryptfs: 143), the longest that a drop may have is named."""
+    assert names(255).level is Level.OK
+    short = names(143)
+    assert (short.level, "138 bytes" in short.remedy) == (Level.WARN, True)

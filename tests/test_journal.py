@@ -182,9 +182,9 @@ def test_rested_drops(journal: Journal) -> None:
         journal.queue(drop(name, journal))
         journal.defer(drop(name), not_before, "r", "e")
     assert asyncio.run(journal.next_rested()) == 100.0
-    assert asyncio.run(journal.rested(99.9, 9)) == []
-    assert [entry.path for entry in asyncio.run(journal.rested(100.0, 9))] == [b"soon"]
-    assert len(asyncio.run(journal.rested(300.0, 1))) == 1
+    assert asyncio.run(journal.rested(99.9, 400.0, 9)) == []
+    assert [entry.path for entry in asyncio.run(journal.rested(100.0, 400.0, 9))] == [b"soon"]
+    assert len(asyncio.run(journal.rested(300.0, 400.0, 1))) == 1
 
 
 def test_counts_and_the_oldest(journal: Journal) -> None:

@@ -322,10 +322,10 @@ def test_link_in_place_of_a_directory_is_not_followed(outbox: Outbox, root: Path
         with pytest.raises(MovedOnError):
             outbox.open(path, fingerprint)
         assert outbox.read_sign(path) is None
-        assert not outbox.withdraw(path)
+        assert not outbox.withdraw([path])
         (result,) = outbox.publish([Publication(path, fingerprint, b"s")])
         assert isinstance(result, MovedOnError)
-        outbox.write_error(path, "no")
+        outbox.write_error(path, "no", "no")
         outbox.remove_error(path)
     assert names(outside / "below") == [b"a", b"a.sign"]
     assert read(outside, b"below/a.sign") == b"theirs"
@@ -349,7 +349,7 @@ def test_link_planted_as_the_signature_is_withdrawn_itself(outbox: Outbox, root:
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     (root / "a.sign").symlink_to(victim)
-    assert outbox.withdraw(b"a")
+    assert outbox.withdraw([b"a"])
     assert names(root) == []
     assert victim.read_bytes() == b"precious"
 
@@ -360,7 +360,7 @@ def test_error_note_replaces_a_planted_link(outbox: Outbox, root: Path, tmp_path
     victim.write_bytes(b"precious")
     drop(root, b"a")
     (root / "a.sign-error").symlink_to(victim)
-    outbox.write_error(b"a", "http_413: too large \udcff\n")
+    outbox.write_error(b"a", "http_413", "too large \udcff")
     assert read(root, b"a.sign-error").startswith(b"http_413: too large ")
     assert victim.read_bytes() == b"precious"
     outbox.remove_error(b"a")
@@ -534,8 +534,8 @@ def test_descriptors_do_not_leak(outbox: Outbox, root: Path) -> None:
         with pytest.raises(MovedOnError):
             outbox.open(b"x/y/a", other)
         outbox.read_sign(b"x/y/a")
-        outbox.write_error(b"x/y/a", "e")
-        outbox.withdraw(b"x/y/a")
+        outbox.write_error(b"x/y/a", "e", "e")
+        outbox.withdraw([b"x/y/a"])
         outbox.is_there()
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -555,8 +555,8 @@ def test_withdraw_tells_whether_there_was_one(outbox: Outbox, root: Path) -> Non
     """A signature is withdrawn once, and its file left as it is."""
     fingerprint = drop(root, b"sub/a")
     outbox.publish([Publication(b"sub/a", fingerprint, b"s")])
-    assert outbox.withdraw(b"sub/a")
-    assert not outbox.withdraw(b"sub/a")
+    assert outbox.withdraw([b"sub/a"])
+    assert not outbox.withdraw([b"sub/a"])
     assert names(root / "sub") == [b"a"]
 
 

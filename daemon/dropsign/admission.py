@@ -3,9 +3,21 @@
 The rules are those of the contract, sections 1 and 2.
 """
 
+import os
+import stat
 from enum import StrEnum
+from typing import Final
 
-from dropsign.model import Entry, Fingerprint, Look, State
+from dropsign.model import NAME_MAX, SIGN_SUFFIX, Entry, Fingerprint, Look, State
+
+_KINDS: Final = {
+    stat.S_IFLNK: "symbolic_link",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+    stat.S_IFDIR: "directory",
+}
 
 
 class Verdict(StrEnum):
@@ -68,3 +80,20 @@ def is_adoptable(look: Look) -> bool:
         and look.sign_mtime_ns is not None
         and look.sign_mtime_ns >= look.fingerprint.mtime_ns
     )
+
+
+def refusal_of(status: os.stat_result, name: bytes, max_bytes: float) -> str | None:
+    """Return why a file can't be signed for what it is; None if it can.
+
+    Args:
+        status: of the file itself, links not followed.
+        name: without its directory.
+        max_bytes: of the largest file that is signed; 0 for no limit.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        return _KINDS.get(stat.S_IFMT(status.st_mode), "special_file")
+    if len(name) + len(SIGN_SUFFIX) > NAME_MAX:
+        return "name_too_long"
+    if max_bytes and status.st_size > max_bytes:
+        return "too_large"
+    return None

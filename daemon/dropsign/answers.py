@@ -10,12 +10,13 @@ from typing import Any, Final
 from dropsign import __version__
 from dropsign.api import Sources
 from dropsign.gate import Closed
-from dropsign.model import Entry, State
+from dropsign.model import State
 from dropsign.pipeline import Pipeline
+from dropsign.questions import Retry
 from dropsign.recent import STEP_SECONDS
 from dropsign.report import Report
 from dropsign.rotation import Rotation
-from dropsign.status import GateStatus, Status
+from dropsign.status import GateStatus, Status, describe
 from dropsign.watchkeeper import WatchKeeper
 
 _JOURNAL_SECONDS: Final = 0.25
@@ -104,7 +105,13 @@ class Answers:
             certificates_days_left={which: _days_until(end) for which, end in ends.items()},
             last_scan=None
             if last is None
-            else {"at": last.at, "seconds": last.seconds, "files": last.tally.files, "found": last.tally.differences},
+            else {
+                "at": last.at,
+                "seconds": last.seconds,
+                "files": last.tally.files,
+                "found": last.tally.differences,
+                "unreadable_directories": len(last.tally.unreadable),
+            },
             counts_are_old=not is_fresh,
         )
 
@@ -136,14 +143,14 @@ class Answers:
 
     async def files(self, state: State, limit: int) -> list[dict[str, Any]]:
         """Return some files that are in a state."""
-        return [_describe(entry) for entry in await self._pipeline.parts.journal.entries(state, limit)]
+        return [describe(entry) for entry in await self._pipeline.parts.journal.entries(state, limit)]
 
     async def lookup(self, paths: Sequence[bytes]) -> list[dict[str, Any]]:
         """Return what is known of some paths."""
         known = await self._pipeline.parts.journal.lookup(paths)
         return [
             {
-                **(_describe(known[path]) if path in known else {"path": os.fsdecode(path), "state": None}),
+                **(describe(known[path]) if path in known else {"path": os.fsdecode(path), "state": None}),
                 **self._settling(path),
                 "ignored": not self._pipeline.intake.filters.accepts(path),
             }
@@ -160,32 +167,17 @@ class Answers:
         seconds = round(time.monotonic() - restless.first, 3)
         return {"settling": True, "settling_reason": reason, "settling_seconds": seconds}
 
-    async def retry(self, paths: Sequence[bytes] | None, force: bool) -> int:  # noqa: FBT001 - called by position
-        """Take some paths, or all failed ones, up at once; return how many."""
-        if paths is None:
+    async def retry(self, wanted: Retry) -> int:
+        """Take up at once what is wanted; return how many files that is."""
+        prefixes = tuple(directory + b"/" if directory else b"" for directory in wanted.below)
+        paths = wanted.paths
+        if prefixes:
             entries = await self._pipeline.parts.journal.entries(State.FAILED, 1_000_000)
-            paths = [entry.path for entry in entries]
+            paths = [entry.path for entry in entries if entry.path.startswith(prefixes)]
         intake = self._pipeline.intake
         paths = [path for path in paths if intake.filters.accepts(path)]
-        await intake.take_in(paths, force=force)
+        await intake.take_in(paths, force=wanted.force)
         return len(paths)
-
-
-def _describe(entry: Entry) -> dict[str, Any]:
-    """Return an entry as JSON's kinds of values."""
-    return {
-        "path": os.fsdecode(entry.path),
-        "state": str(entry.state),
-        "size": entry.fingerprint.size,
-        "since": entry.since,
-        "attempts": entry.attempts,
-        "not_before": entry.not_before or None,
-        "reason": entry.reason,
-        "error": entry.error,
-        "sha256": entry.sha256.hex() if entry.sha256 else None,
-        "signed_at": entry.signed_at,
-        "fingerprint": list(entry.fingerprint),
-    }
 
 
 def _days_until(end: datetime) -> float:

@@ -86,7 +86,7 @@ class Sources:
     exposition: Callable[[], Awaitable[bytes]]
     files: Callable[[State, int], Awaitable[list[dict[str, Any]]]]
     lookup: Callable[[Sequence[bytes]], Awaitable[list[dict[str, Any]]]]
-    retry: Callable[[Sequence[bytes] | None, bool], Awaitable[int]]
+    retry: Callable[[questions.Retry], Awaitable[int]]
     rescan: Callable[[], None]
     defect: Callable[[Exception], None]
 
@@ -247,8 +247,7 @@ class Api:
         return HTTPStatus.OK, {"files": await self._sources.files(state, limit)}
 
     async def _retry(self, request: web.Request) -> "_Answer":
-        paths, force = questions.retry(await request.read())
-        return HTTPStatus.OK, {"retried": await self._sources.retry(paths, force)}
+        return HTTPStatus.OK, {"retried": await self._sources.retry(questions.retry(await request.read()))}
 
     async def _rescan(self, request: web.Request) -> "_Answer":
         questions.rescan(await request.read())

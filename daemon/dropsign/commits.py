@@ -25,11 +25,12 @@ RETRY_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """What to do, whether it writes, and who waits for it; nothing to do means the end."""
+    """What to do, whether it writes, who waits for it, what it is; nothing to do means the end."""
 
     work: Callable[[sqlite3.Connection], Any] | None
     writes: bool
     future: "Future[Any] | None" = None
+    name: str = ""
 
 
 class CommitThread:
@@ -71,9 +72,14 @@ class CommitThread:
         """Have something read, after all writes before."""
         return self._submit(work, writes=False)
 
-    def write(self, work: Callable[[sqlite3.Connection], Any]) -> None:
-        """Have something written; it returns at once, and nobody is told when it is done."""
-        self._operations.put(_Operation(work, writes=True))  # a future would cost more than the write
+    def write(self, work: Callable[[sqlite3.Connection], Any], name: str) -> None:
+        """Have something written; it returns at once, and nobody is told when it is done.
+
+        Args:
+            work: what to do.
+            name: what that is, one of `failpoints.WRITES`.
+        """
+        self._operations.put(_Operation(work, writes=True, name=name))  # a future would cost more than the write
 
     def flush(self) -> "Future[None]":
         """Return what is done when all writes before are committed."""
@@ -151,6 +157,7 @@ class CommitThread:
         assert operation.work is not None, "the end is no write"
         try:
             operation.work(self._connection)
+            reach(operation.name + "_written")
         except sqlite3.IntegrityError as error:
             self._on_defect(error)
         except sqlite3.Error:
@@ -182,6 +189,7 @@ class CommitThread:
         if told:
             self._on_trouble(None)
         for operation in pending:
+            reach(operation.name + "_committed")
             if operation.future is not None:
                 operation.future.set_result(None)
         pending.clear()
@@ -199,7 +207,6 @@ class CommitThread:
         except sqlite3.Error as error:
             self._trouble = str(error)
             return False
-        reach("committed")
         return True
 
 

@@ -38,13 +38,27 @@ class Control:
         """
         return self._ask("GET", "/api/status")
 
+    def files(self, state: str, limit: int) -> list[dict[str, Any]]:
+        """Return files in one state: failed and refused ones the last first."""
+        files: list[dict[str, Any]] = self._ask("GET", f"/api/files?state={state}&limit={limit}")["files"]
+        return files
+
     def rescan(self) -> None:
         """Have the daemon scan its outbox now."""
         self._ask("POST", "/api/rescan")
 
-    def retry(self, paths: Sequence[bytes], *, force: bool) -> None:
+    def retry(self, paths: Sequence[bytes], *, force: bool = False) -> None:
         """Have the daemon take some paths up at once."""
         self._ask("POST", "/api/retry", {"paths": [os.fsdecode(path) for path in paths], "force": force})
+
+    def retry_failed(self, below: Sequence[bytes] = (b"",)) -> int:
+        """Have the daemon put failed files back; return how many.
+
+        Args:
+            below: directories whose files, at any depth, are meant; b"" for the whole outbox.
+        """
+        answer = self._ask("POST", "/api/retry", {"below": [os.fsdecode(path) for path in below]})
+        return int(answer["retried"])
 
     def lookup(self, paths: Sequence[bytes]) -> list[dict[str, Any]]:
         """Return what the daemon knows of some paths."""
@@ -60,13 +74,14 @@ class Control:
             answer: dict[str, Any] = json.loads(response.read())
         except PermissionError:
             msg = f"{self._path}: this user may not ask the daemon; join its group"
-            raise UnreachableError(msg) from None
+            raise UnreachableError(msg, is_denial=True) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            msg = f"{self._path}: no daemon answers there: {error}"
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            msg = f"{self._path}: no daemon answers there ({why}); is it running? systemctl status dropsign"
             raise UnreachableError(msg) from None
         finally:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:
             msg = f"{self._path}: the daemon refuses: {answer.get('error')}"
-            raise UnreachableError(msg)
+            raise UnreachableError(msg, is_denial=True)
         return answer

@@ -139,6 +139,7 @@ class Daemon:
         for service in (
             self._pipeline.intake.run(),
             self._pipeline.rescan.run(),
+            self._keeper.poll(),
             self._supervise(),
             self._requeue(),
             self._probe_when_idle(),
@@ -236,7 +237,7 @@ class Daemon:
             self._pipeline.gate.hold("journal", f"{self._configuration.journal.path}: {text}")
 
     def _on_scan(self, finished: Finished) -> None:
-        self._report.scan_finished(finished, quiet=self._configuration.outbox.watcher == "poll")
+        self._report.scan_finished(finished)
 
     async def _reload(self) -> None:
         """Take up a new configuration, as far as that can be done in full flight; a broken one is refused."""
@@ -244,7 +245,8 @@ class Daemon:
         try:
             fresh = await asyncio.to_thread(config.load, self._path, self._environment)
             loaded = await asyncio.to_thread(credentials.load, fresh, self._environment)
-            filters = Filters(fresh.outbox.include, fresh.outbox.exclude)
+            recursive = self._pipeline.intake.filters.recursive  # what is watched changes with a restart only
+            filters = Filters(fresh.outbox.include, fresh.outbox.exclude, recursive=recursive)
         except DropsignError as error:
             self._log.error("daemon.reload_refused", error=str(error))
         else:

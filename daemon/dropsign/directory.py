@@ -3,7 +3,9 @@
 import errno
 import fcntl
 import os
+import re
 import threading
+from pathlib import Path
 from typing import Final, Self
 
 from dropsign.errors import OutboxError
@@ -112,6 +114,29 @@ class OpenDrop:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
+
+
+def mount_point(path: bytes) -> bytes:
+    """Return where the file system is mounted that an absolute path without links leads to; `/` where that is unknown.
+
+    os.path.ismount does not see bind mounts within one file system, the kernel's table (proc(5), mountinfo) does.
+    """
+    try:
+        table = Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return b"/"
+    mounts = {_UNUSUAL.sub(_as_byte, line.split(b" ")[4]) for line in table.splitlines()}
+    while path not in mounts and path != b"/":
+        path = os.path.dirname(path)  # noqa: PTH120 - bytes
+    return path
+
+
+_UNUSUAL: Final = re.compile(rb"\\([0-7]{3})")
+"""How the kernel writes blanks and the like in the table."""
+
+
+def _as_byte(escape: re.Match[bytes]) -> bytes:
+    return bytes([int(escape[1], 8)])
 
 
 def has_writer(directory: int, name: bytes) -> bool | None:

@@ -44,9 +44,17 @@ class JournalError(DropsignError):
 
 
 class UnreachableError(DropsignError):
-    """The service or the daemon could not be reached, or a wait ran out."""
+    """The service or the daemon could not be reached, or a wait ran out.
+
+    Attributes:
+        is_denial: somebody is there, and refuses to answer this user.
+    """
 
     exit_code = ExitCode.UNREACHABLE
+
+    def __init__(self, message: str, *, is_denial: bool = False) -> None:
+        super().__init__(message)
+        self.is_denial = is_denial
 
 
 class Fault(StrEnum):

@@ -5,6 +5,7 @@ import time
 from typing import Final
 
 from dropsign.admission import is_adoptable
+from dropsign.failpoints import reach
 from dropsign.model import Drop, Entry, Look, Signature, State
 from dropsign.outbox import Publication
 from dropsign.parts import UNPUBLISHABLE, Parts
@@ -27,14 +28,16 @@ class Examiner:
             OSError: it cannot be read.
         """
         parts, fingerprint = self._parts, look.fingerprint
-        if not is_adoptable(look) or fingerprint is None:
-            return False
-        text = await asyncio.to_thread(parts.outbox.read_sign, look.path)
+        assert fingerprint is not None, "what is examined is there"
+        text = await asyncio.to_thread(parts.outbox.read_sign, look.path, fingerprint)
         if text is None:
             return False
-        sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
         made = await parts.journal.made(look.path, text)
-        if made is not None:  # ours, and left behind by a pickup: it speaks of that content alone
+        if made is None and not is_adoptable(look):
+            return False
+        sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
+        reach("examined")
+        if made is not None:  # ours, and left behind by a pickup: it speaks of that content alone, of whatever age
             number, digest = made
             if digest == sha256:
                 parts.journal.keep(look.path, fingerprint, number)
@@ -45,6 +48,7 @@ class Examiner:
             return False
         drop = Drop(look.path, fingerprint)
         parts.journal.sign(drop, signature)
+        reach("adopted")
         parts.observer.adopted(look.path, signature)
         return True
 
@@ -64,26 +68,32 @@ class Examiner:
         is_version_signed = entry.fingerprint == fingerprint and entry.state is State.SIGNED
         if not is_version_signed:
             sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
+            reach("examined")
             if sha256 != entry.sha256:
                 return False
         signature = await parts.journal.signature(entry.signature_id)
         if signature is None:
             return False
-        if await asyncio.to_thread(parts.outbox.read_sign, look.path) != signature.text:
+        if await asyncio.to_thread(parts.outbox.read_sign, look.path, fingerprint) != signature.text:
             try:
                 await parts.publish(Publication(look.path, fingerprint, signature.text))
             except OSError as error:
-                self._defer_publishing(Drop(look.path, fingerprint), entry, error)
+                self._defer_publishing(Drop(look.path, fingerprint), error)
                 return True
+            reach("republished")
             parts.observer.republished(look.path)
         else:
             parts.observer.unchanged(look.path)
         parts.journal.keep(look.path, fingerprint, entry.signature_id)
         return True
 
-    def _defer_publishing(self, drop: Drop, entry: Entry, error: OSError) -> None:
-        """Leave a signature that cannot be put beside its file to a later time; a signed one's, to the next scan."""
+    def _defer_publishing(self, drop: Drop, error: OSError) -> None:
+        """Leave a signature that cannot be put beside its file to a later time.
+
+        Should the process die between the two records, the drop is queued, and signed again at worst.
+        """
         text = f"cannot write beside it: {error.strerror}"
-        if entry.state in {State.DEFERRED, State.QUEUED}:
-            self._parts.journal.defer(drop, time.time() + REPUBLISH_SECONDS, UNPUBLISHABLE, text)
+        drop.ticket = self._parts.journal.next_ticket()
+        self._parts.journal.queue(drop)  # whatever it was before: only what is queued can be deferred
+        self._parts.journal.defer(drop, time.time() + REPUBLISH_SECONDS, UNPUBLISHABLE, text)
         self._parts.observer.deferred(drop, UNPUBLISHABLE, text, REPUBLISH_SECONDS)

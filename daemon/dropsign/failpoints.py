@@ -9,19 +9,50 @@ import signal
 import threading
 from typing import Final
 
+WRITES: Final = ("queue", "defer", "fail", "refuse", "obtain", "sign", "keep", "forget")
+"""What is written to the journal, each with a point before its commit (`queue_written`) and one after it
+(`queue_committed`)."""
+
 NAMES: Final = (
+    # intake
+    "noticed",
     "settled",
     "withdrawn",
+    "withdrawal_synced",
+    "examined",
+    "adopted",
+    "republished",
+    "refused",
+    "forgotten",
     "queued",
+    "lined_up",
+    "retried",
+    # pool
+    "taken",
     "loaded",
-    "sent",
+    "sending",
+    "answered",
+    "verified",
+    # outbox
+    "temporary_created",
     "temporary_written",
     "temporary_synced",
+    "compared",
     "renamed",
     "directory_synced",
+    # what became of it
     "recorded",
-    "committed",
-    "forgotten",
+    "outdated",
+    "deferred",
+    "failed",
+    "note_written",
+    "note_renamed",
+    "note_removed",
+    # scan
+    "leftover_found",
+    "leftover_removed",
+    # journal
+    *(f"{write}_{step}" for write in WRITES for step in ("written", "committed")),
 )
 """In the order of a file's way."""
 

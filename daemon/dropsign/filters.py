@@ -25,14 +25,16 @@ def is_ours(name: bytes) -> bool:
 class Filters:
     """The include and exclude patterns, compiled once."""
 
-    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+    def __init__(self, include: Sequence[str], exclude: Sequence[str], *, recursive: bool = True) -> None:
+        self.recursive = recursive
         self._included = None if list(include) == _EVERYTHING else _compile("include", include)
         self._excluded = _compile("exclude", exclude) if exclude else None
         self._negates = any(pattern.startswith("!") for pattern in exclude)
+        self._exclude = list(exclude)
 
     def accepts(self, path: bytes) -> bool:
         """Tell whether a relative path may be a drop."""
-        if is_ours(path[path.rfind(b"/") + 1 :]):
+        if is_ours(path[path.rfind(b"/") + 1 :]) or (b"/" in path and not self.recursive):
             return False
         text = os.fsdecode(path)
         if self._excludes(text):
@@ -47,9 +49,20 @@ class Filters:
         ends = [index + 1 for index, letter in enumerate(path) if letter == "/"] if self._negates else []
         return any(map(self._excluded, [path, *(path[:end] for end in ends)]))
 
+    def why_not(self, path: bytes) -> str | None:
+        """Say, for people, why a relative path is no drop by its name; None if it may be one."""
+        if is_ours(path[path.rfind(b"/") + 1 :]):
+            return "is a name that only dropsign writes"
+        if self.accepts(path):
+            return None
+        if not self._excludes(os.fsdecode(path)):
+            return "is not named by outbox.include"
+        alone = [pattern for pattern in self._exclude if not Filters(_EVERYTHING, [pattern]).accepts(path)]
+        return f"is excluded by outbox.exclude: {', '.join(map(repr, alone))}" if alone else "is excluded"
+
     def enters(self, directory: bytes) -> bool:
         """Tell whether a directory may hold drops; one that is excluded as a whole need not be read."""
-        return not self._excludes(os.fsdecode(directory) + "/")
+        return self.recursive and not self._excludes(os.fsdecode(directory) + "/")
 
 
 def _compile(key: str, patterns: Sequence[str]) -> Callable[[str], bool]:

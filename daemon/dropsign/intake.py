@@ -98,6 +98,7 @@ class Intake:
         if len(self.settling) >= FORGETFUL:
             self._on_forgetful()
             return
+        reach("noticed")
         new = self.settling.touch(path, notice, time.monotonic())
         if new or notice is Notice.MODIFIED:
             self._fresh.append(path)
@@ -150,6 +151,7 @@ class Intake:
             return
         drop = Drop(entry.path, entry.fingerprint, attempts, time.time(), self._parts.journal.next_ticket())
         self._parts.journal.queue(drop)
+        reach("retried")
         self._parts.queue.put(drop)
 
     async def take_in(self, paths: Sequence[bytes], *, force: bool = False) -> None:
@@ -235,15 +237,19 @@ class Intake:
         if not waiting:
             return
         looks, known = await self._survey(waiting, closely=False)
+        stale: list[Look] = []
+        doubtful: list[Look] = []
         for look in looks:
             restless = self.settling.get(look.path)
             if restless is None or look.fingerprint is None:
                 continue
             self.settling.observe(look.path, look.fingerprint, time.monotonic())
-            entry = known.get(look.path)
-            if is_stale(look, entry, written=restless.written) or await self._is_other_content(look, entry):
-                self._parts.observer.changed(look.path)
-                await self._withdraw(look.path)
+            is_known_stale = is_stale(look, known.get(look.path), written=restless.written)
+            (stale if is_known_stale else doubtful).append(look)
+        await self._withdraw_changed(stale)
+        for look in doubtful:
+            if await self._is_other_content(look, known.get(look.path)):
+                await self._withdraw_changed([look])
 
     async def _is_other_content(self, look: Look, entry: Entry | None) -> bool:
         """Tell, of a file that looks touched, whether its content is another; a large one's is read once it rests."""
@@ -297,6 +303,7 @@ class Intake:
         if self._is_owned(path):
             self._miss(path, Notice.FOUND)
             return
+        reach("settled")
         verdict = judge(look, entry, republish_missing=self._republish_missing)
         if path in self._forced:
             self._forced.discard(path)
@@ -320,10 +327,11 @@ class Intake:
     async def _refuse(self, look: Look, entry: Entry | None) -> None:
         """Leave a file alone that can't be signed for what it is; say so once, however often it changes."""
         if entry is not None and entry.state is State.SIGNED:
-            await self._withdraw(look.path)
+            await self._withdraw([look.path])
         assert look.fingerprint is not None, "what is refused is there"
         reason = look.refusal or ""
         self._parts.journal.refuse(look.path, look.fingerprint, reason)
+        reach("refused")
         if entry is None or entry.state is not State.REFUSED or entry.reason != reason:
             self._parts.observer.refused(look.path, reason)
 
@@ -332,24 +340,28 @@ class Intake:
         if look.sign_mtime_ns is not None:
             if entry is not None and entry.state is State.SIGNED:
                 self._parts.observer.changed(look.path)
-            await self._withdraw(look.path)
-        reach("settled")
+            await self._withdraw([look.path])
         assert look.fingerprint is not None, "what is admitted is there"
         drop = Drop(look.path, look.fingerprint, 0, time.time(), self._parts.journal.next_ticket())
         self._parts.journal.queue(drop)
         reach("queued")
         self._parts.queue.put(drop)
+        reach("lined_up")
         self._parts.observer.queued(drop, found=found)
 
-    async def _withdraw(self, path: bytes) -> None:
-        withdraw = self._parts.outbox.withdraw
-        if await asyncio.get_running_loop().run_in_executor(self._thread, withdraw, path):
-            reach("withdrawn")
+    async def _withdraw_changed(self, looks: Sequence[Look]) -> None:
+        for look in looks:
+            self._parts.observer.changed(look.path)
+        await self._withdraw([look.path for look in looks])
+
+    async def _withdraw(self, paths: Sequence[bytes]) -> None:
+        withdraw = partial(self._parts.outbox.withdraw, paths)
+        for path in await asyncio.get_running_loop().run_in_executor(self._thread, withdraw) if paths else ():
             self._parts.observer.withdrawn(path)
 
     def _withdraw_note(self, entry: Entry | None) -> None:
-        """Remove the FILE.sign-error of a failure that no longer holds."""
-        if entry is not None and entry.state is State.FAILED:
+        """Remove the FILE.sign-error of a failure that no longer holds, or was about to be recorded at a crash."""
+        if entry is not None and entry.state is not State.SIGNED:
             self._parts.outbox.remove_error(entry.path)
 
     def _begin_examination(self, look: Look, entry: Entry | None, *, found: bool) -> None:

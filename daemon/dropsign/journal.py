@@ -11,11 +11,10 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dropsign import schema
+from dropsign import rows, schema
 from dropsign.commits import CommitThread
 from dropsign.errors import JournalError
 from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, State
@@ -24,11 +23,6 @@ T = TypeVar("T")
 
 PAGE: Final = 1000
 """Rows fetched at a time by long reads, so that others get their turn in between."""
-
-_COLUMNS: Final = (
-    "d.name, d.state, d.device, d.inode, d.size, d.mtime_ns, d.ctime_ns, s.sha256, d.signature, d.attempts,"
-    " d.not_before, d.since, d.reason, d.error, s.size, s.at"
-)
 
 
 class Journal:
@@ -92,7 +86,7 @@ class Journal:
         """Return what is known of some paths; those nobody knows are left out."""
         found: dict[bytes, Entry] = {}
         for start in range(0, len(paths), PAGE):
-            found |= await self._ask(partial(self._lookup, paths=paths[start : start + PAGE]))
+            found |= await self._ask(partial(rows.lookup, paths=paths[start : start + PAGE]))
         return found
 
     async def waiting(self, after: int, limit: int) -> Sequence[Drop]:
@@ -102,12 +96,18 @@ class Journal:
             " FROM drops d JOIN directories p ON p.id = d.directory"
             " WHERE d.state = 'queued' AND d.ticket > ? ORDER BY d.ticket LIMIT ?"
         )
-        rows = await self._ask(lambda connection: connection.execute(query, (after, limit)).fetchall())
-        return [Drop(_join(row[0], row[1]), Fingerprint(*row[2:7]), row[7], row[8], row[9]) for row in rows]
+        found = await self._ask(lambda connection: connection.execute(query, (after, limit)).fetchall())
+        return [Drop(rows.join(row[0], row[1]), Fingerprint(*row[2:7]), row[7], row[8], row[9]) for row in found]
 
-    async def rested(self, now: float, limit: int) -> Sequence[Entry]:
-        """Return deferred drops whose time has come."""
-        return await self.entries(State.DEFERRED, limit, "AND d.not_before <= ?", now)
+    async def rested(self, now: float, latest: float, limit: int) -> Sequence[Entry]:
+        """Return deferred drops whose time has come.
+
+        Args:
+            now: seconds since the epoch.
+            latest: no drop rests beyond this; a time that lies later was set by a clock that was ahead since.
+            limit: how many at most.
+        """
+        return await self.entries(State.DEFERRED, limit, "AND (d.not_before <= ? OR d.not_before > ?)", now, latest)
 
     async def next_rested(self) -> float | None:
         """Return when the first deferred drop's time comes, in seconds since the epoch."""
@@ -116,13 +116,8 @@ class Journal:
         return value
 
     async def entries(self, state: State, limit: int, condition: str = "", *values: object) -> list[Entry]:
-        """Return entries in one state."""
-        query = (
-            f"SELECT p.path, {_COLUMNS} FROM drops d JOIN directories p ON p.id = d.directory"  # noqa: S608
-            f" LEFT JOIN signatures s ON s.id = d.signature WHERE d.state = '{state}' {condition} LIMIT ?"
-        )
-        rows = await self._ask(lambda connection: connection.execute(query, (*values, limit)).fetchall())
-        return [_entry(row[0], row[1:]) for row in rows]
+        """Return entries in one state (see rows.entries)."""
+        return await self._ask(lambda connection: rows.entries(connection, state, limit, condition, *values))
 
     async def counts(self) -> dict[State, int]:
         """Return how many drops are in each state."""
@@ -157,12 +152,12 @@ class Journal:
         )
         while True:
             page = (directory, after, PAGE)
-            rows = self._thread.ask(partial(_fetch, query=query, values=page)).result()
-            for row in rows:
+            found = self._thread.ask(partial(_fetch, query=query, values=page)).result()
+            for row in found:
                 yield Known(row[0], State(row[1]), Fingerprint(*row[2:]))
-            if len(rows) < PAGE:
+            if len(found) < PAGE:
                 return
-            after = rows[-1][0]
+            after = found[-1][0]
 
     def known_directories(self) -> list[bytes]:
         """Return all directories that may have entries; blocks."""
@@ -173,41 +168,39 @@ class Journal:
 
     def queue(self, drop: Drop) -> None:
         """Record a drop as waiting for its signature, at its ticket's place."""
-        self._put(drop.path, State.QUEUED, drop.fingerprint, ticket=drop.ticket, attempts=drop.attempts)
+        self._put("queue", drop.path, State.QUEUED, drop.fingerprint, ticket=drop.ticket, attempts=drop.attempts)
 
     def defer(self, drop: Drop, not_before: float, reason: str, error: str) -> None:
         """Record that a drop rests until a time (seconds since the epoch)."""
         self._put(
-            drop.path, State.DEFERRED, drop.fingerprint,
+            "defer", drop.path, State.DEFERRED, drop.fingerprint,
             attempts=drop.attempts, not_before=not_before, reason=reason, error=error,
         )  # fmt: skip
 
     def fail(self, drop: Drop, reason: str, error: str) -> None:
         """Record that a drop is given up until it changes or someone asks."""
-        self._put(drop.path, State.FAILED, drop.fingerprint, attempts=drop.attempts, reason=reason, error=error)
+        self._put("fail", drop.path, State.FAILED, drop.fingerprint, attempts=drop.attempts, reason=reason, error=error)
 
     def refuse(self, path: bytes, fingerprint: Fingerprint, reason: str) -> None:
         """Record that a file can't be signed for what it is."""
-        self._put(path, State.REFUSED, fingerprint, reason=reason)
+        self._put("refuse", path, State.REFUSED, fingerprint, reason=reason)
 
     def obtained(self, drop: Drop, signature: Signature) -> None:
         """Record a signature in the history, whose file moved on before it was published."""
-        self._write(lambda connection: self._signed(connection, drop, signature, published=False))
+        self._write("obtain", lambda connection: self._signed(connection, drop, signature, published=False))
 
     def sign(self, drop: Drop, signature: Signature) -> None:
         """Record that FILE.sign lies beside this version, and the signature in the history."""
-        self._write(lambda connection: self._signed(connection, drop, signature, published=True))
+        self._write("sign", lambda connection: self._signed(connection, drop, signature, published=True))
 
     def keep(self, path: bytes, fingerprint: Fingerprint, signature_id: int) -> None:
         """Record that a signature of the history, unchanged, is the one of this version."""
-        self._write(
-            lambda connection: self._upsert(connection, path, State.SIGNED, fingerprint, signature=signature_id)
-        )
+        self._put("keep", path, State.SIGNED, fingerprint, signature=signature_id)
 
     def forget(self, paths: Iterable[bytes]) -> None:
         """Remove the entries of paths that are gone; the history stays."""
-        rows = list(paths)
-        self._write(lambda connection: self._delete(connection, rows))
+        gone = list(paths)
+        self._write("forget", lambda connection: self._delete(connection, gone))
 
     async def flush(self) -> None:
         """Wait until all writes before this call are committed."""
@@ -216,13 +209,13 @@ class Journal:
     def _ask(self, operation: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
         return asyncio.wrap_future(self._thread.ask(operation))
 
-    def _write(self, operation: Callable[[sqlite3.Connection], Any]) -> None:
-        self._thread.write(operation)
+    def _write(self, name: str, operation: Callable[[sqlite3.Connection], Any]) -> None:
+        self._thread.write(operation, name)
 
     # Rows
 
-    def _put(self, path: bytes, state: State, fingerprint: Fingerprint, **values: object) -> None:
-        self._write(lambda connection: self._upsert(connection, path, state, fingerprint, **values))
+    def _put(self, name: str, path: bytes, state: State, fingerprint: Fingerprint, **values: object) -> None:
+        self._write(name, lambda connection: self._upsert(connection, path, state, fingerprint, **values))
 
     def _upsert(
         self, connection: sqlite3.Connection, path: bytes, state: State, fingerprint: Fingerprint, **values: object
@@ -242,22 +235,8 @@ class Journal:
             connection.execute(query, (number, directory, name))
 
     def _delete(self, connection: sqlite3.Connection, paths: Sequence[bytes]) -> None:
-        rows = [self._locate(connection, path) for path in paths]
-        connection.executemany("DELETE FROM drops WHERE directory = ? AND name = ?", rows)
-
-    def _lookup(self, connection: sqlite3.Connection, paths: Sequence[bytes]) -> dict[bytes, Entry]:
-        found = {}
-        for directory, group in groupby(sorted(paths), key=lambda path: path.rpartition(b"/")[0]):
-            names = [path.rpartition(b"/")[2] for path in group]
-            query = (
-                f"SELECT {_COLUMNS} FROM drops d LEFT JOIN signatures s ON s.id = d.signature"  # noqa: S608
-                " WHERE d.directory = (SELECT id FROM directories WHERE path = ?)"
-                f" AND d.name IN ({','.join('?' * len(names))})"
-            )
-            for row in connection.execute(query, (directory, *names)):
-                entry = _entry(directory, row)
-                found[entry.path] = entry
-        return found
+        located = [self._locate(connection, path) for path in paths]
+        connection.executemany("DELETE FROM drops WHERE directory = ? AND name = ?", located)
 
     def _locate(self, connection: sqlite3.Connection, path: bytes) -> tuple[int, bytes]:
         """Return the number of a path's directory, and its name in there."""
@@ -274,11 +253,3 @@ class Journal:
 
 def _fetch(connection: sqlite3.Connection, query: str, values: Sequence[Any]) -> list[Any]:
     return connection.execute(query, values).fetchall()
-
-
-def _join(directory: bytes, name: bytes) -> bytes:
-    return directory + b"/" + name if directory else name
-
-
-def _entry(directory: bytes, row: Sequence[Any]) -> Entry:
-    return Entry(_join(directory, row[0]), State(row[1]), Fingerprint(*row[2:7]), *row[7:])

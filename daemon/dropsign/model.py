@@ -130,6 +130,7 @@ class Entry:
         reason: short name of the last error.
         error: its text.
         signed_size: size in bytes of the content last signed under this path.
+        text: that signature's.
         signed_at: seconds since the epoch when that was.
     """
 
@@ -144,6 +145,7 @@ class Entry:
     reason: str | None = None
     error: str | None = None
     signed_size: int | None = None
+    text: bytes | None = None
     signed_at: float | None = None
 
 

@@ -185,7 +185,7 @@ class OneShot:
     async def _ask_daemon(self, selection: Selection, outbox: Outbox, control: Control) -> None:
         """Have the daemon sign, and wait for it instead of racing it."""
         settings = self._configuration.outbox
-        filters = Filters(settings.include, settings.exclude)
+        filters = Filters(settings.include, settings.exclude, recursive=settings.recursive)
         paths = selection.paths(outbox, filters, recursive=settings.recursive, on_unreadable=self._unreadable)
         for chunk in _chunks(paths):
             progress = _Progress(selection.root, self._listener)
@@ -240,7 +240,7 @@ class _Progress:
         self.pending.update(wanted)
         for path in wanted:
             if not filters.accepts(path):
-                self.end(path, "refused", "left out by outbox.include or outbox.exclude")
+                self.end(path, "refused", "left out by outbox.include, exclude or recursive")
 
     async def room(self, most: int) -> None:
         """Wait until fewer than `most` files are pending.
@@ -333,7 +333,7 @@ class _Progress:
 def plan(selections: Sequence[Selection], configuration: Configuration, *, force: bool) -> Iterator[Path]:
     """Yield what would be signed, as far as names tell: files without a FILE.sign, or younger than theirs; or all."""
     settings = configuration.outbox
-    filters = Filters(settings.include, settings.exclude)
+    filters = Filters(settings.include, settings.exclude, recursive=settings.recursive)
     for selection in selections:
         outbox = Outbox(selection.root)
         try:

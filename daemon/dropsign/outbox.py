@@ -7,8 +7,9 @@ What lies on disk if the process dies in `publish`, step by step:
     3. renamed to FILE.sign    the signature, whole; the journal says 'queued', so it is made again at worst
     4. directory fsynced       the same, and it survives a power cut
 
-In `withdraw` there is one step: the journal still says 'signed' with the old fingerprint, and as the file has
-another, the next scan finds it changed.
+In `withdraw`, the journal still says 'signed' with the old fingerprint, and as the file has another, the next scan
+finds it changed. The directory is fsynced before anything is recorded of the new version: else a power cut could bring
+a stale FILE.sign back beside a file that the journal already says is queued or failed, where no scan looks for it.
 """
 
 import fcntl
@@ -23,10 +24,21 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from dropsign.directory import ABSENT, DIRECTORY, READ, Directories, MovedOnError, OpenDrop, has_writer, moved_if_absent
+from dropsign.admission import refusal_of
+from dropsign.directory import (
+    ABSENT,
+    DIRECTORY,
+    READ,
+    Directories,
+    MovedOnError,
+    OpenDrop,
+    has_writer,
+    mount_point,
+    moved_if_absent,
+)
 from dropsign.errors import OutboxError, OutboxLockedError
 from dropsign.failpoints import reach
-from dropsign.model import ERROR_SUFFIX, NAME_MAX, SIGN_SUFFIX, Fingerprint, Look
+from dropsign.model import ERROR_SUFFIX, SIGN_SUFFIX, Fingerprint, Look
 
 SIGNATURE_MAX: Final = 64 * 1024
 """No signature is longer; a FILE.sign that is, is none."""
@@ -65,6 +77,12 @@ class Outbox:
         self.instance = secrets.token_hex(6).encode()
         self._numbers = count()
         self._fd = self._open_root()
+        self._place = self._find()
+
+    def _find(self) -> tuple[bytes, bytes]:
+        """Return where the path leads to, and where the file system there is mounted."""
+        path = os.fsencode(os.path.realpath(self.root))
+        return path, mount_point(path)
 
     def _open_root(self) -> int:
         try:
@@ -103,25 +121,43 @@ class Outbox:
 
     def is_there(self) -> bool:
         """Tell whether the path still leads to the directory that was opened."""
+        return self.absence() is None
+
+    def absence(self) -> str | None:
+        """Say why the path does not lead to the directory that was opened; None if it does."""
         try:
-            return os.path.samestat(os.stat(os.path.realpath(self.root)), os.fstat(self._fd))
-        except OSError:
-            return False
+            if os.path.samestat(os.stat(os.path.realpath(self.root)), os.fstat(self._fd)):
+                return None
+        except OSError as error:
+            return f"{self.root}: {error.strerror}"
+        path, mount = self._place
+        if self._is_unmounted():
+            return f"the file system at {os.fsdecode(mount)} is not mounted"
+        return f"another directory lies at {os.fsdecode(path)}"
+
+    def _is_unmounted(self) -> bool:
+        """Tell whether what lies at the path is only what the file system was mounted over."""
+        (path, mount), (old_path, old_mount) = self._find(), self._place
+        return path == old_path and len(mount) < len(old_mount)
 
     def reopen(self) -> None:
         """Open the directory that now lies at the path, and lock it.
 
         Raises:
-            OutboxError: there is none.
+            OutboxError: there is none, or only what the outbox's file system was mounted over.
         """
+        if self._is_unmounted():
+            msg = f"outbox.path: {self.absence()}; mount it, or restart dropsign to serve what lies there without it"
+            raise OutboxError(msg)
         fd = self._open_root()
         try:
             self._lock(fd)
         except OutboxLockedError:
             os.close(fd)
             raise
-        old, self._fd = self._fd, fd
-        os.close(old)
+        os.dup2(fd, self._fd, inheritable=False)  # the number stays: threads may be about to use it
+        os.close(fd)
+        self._place = self._find()
 
     def close(self) -> None:
         """Let go of the directory and its lock."""
@@ -151,21 +187,12 @@ class Outbox:
             directory, name = opened.of(path)
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
             fingerprint = Fingerprint.of(status)
-            if (refusal := self._refusal(status, name)) is not None:
+            if (refusal := refusal_of(status, name, self.max_bytes)) is not None:
                 return Look(path, None if stat.S_ISDIR(status.st_mode) else fingerprint, refusal)
             writer = has_writer(directory, name) if closely else None
             return Look(path, fingerprint, None, writer, _mtime(directory, name + SIGN_SUFFIX))
         except OSError as error:
             return Look(path) if error.errno in ABSENT else error
-
-    def _refusal(self, status: os.stat_result, name: bytes) -> str | None:
-        if not stat.S_ISREG(status.st_mode):
-            return _KINDS.get(stat.S_IFMT(status.st_mode), "special_file")
-        if len(name) + len(SIGN_SUFFIX) > NAME_MAX:
-            return "name_too_long"
-        if self.max_bytes and status.st_size > self.max_bytes:
-            return "too_large"
-        return None
 
     def open(self, path: bytes, fingerprint: Fingerprint) -> "OpenDrop":
         """Open one version of a file for reading.
@@ -208,27 +235,48 @@ class Outbox:
             drop.check()
         return hashed.digest()
 
-    def read_sign(self, path: bytes) -> bytes | None:
-        """Return the content of a drop's FILE.sign; None where there is none that could be a signature."""
-        try:
-            with self.directories() as opened:
-                directory, name = opened.of(path)
-                fd = os.open(name + SIGN_SUFFIX, READ, dir_fd=directory)
-        except OSError:
-            return None
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return None
-            text = os.read(fd, SIGNATURE_MAX + 1)
-        except OSError:
-            return None
-        finally:
-            os.close(fd)
-        return text if 0 < len(text) <= SIGNATURE_MAX else None
+    def read_sign(self, path: bytes, beside: Fingerprint | None = None) -> bytes | None:
+        """Return the content of a drop's FILE.sign; None where there is none that could be a signature.
 
-    def withdraw(self, path: bytes) -> bool:
-        """Remove a stale FILE.sign; return whether there was one."""
-        return self._unlink(path, SIGN_SUFFIX)
+        Somebody else may have written it, or we, shortly before we were killed. It is fsynced, with its directory, as
+        the journal is to rely on it.
+
+        Args:
+            path: the drop's, relative to the root.
+            beside: the version of the drop that must lie there too, if anything is to be concluded from an absence.
+
+        Raises:
+            MovedOnError: there is neither that version nor a signature.
+            OSError: the directory cannot be searched, where `beside` is given.
+        """
+        with self.directories() as opened:
+            try:
+                directory, name = opened.of(path)
+            except OSError as error:
+                if beside is None:
+                    return None
+                raise moved_if_absent(error, path) from None
+            text = _read_signature(directory, name + SIGN_SUFFIX)
+            if text is None and beside is not None:  # by one descriptor, wherever the directory is moved meanwhile
+                self._same(directory, name, path, beside)
+            return text
+
+    def withdraw(self, paths: Sequence[bytes]) -> list[bytes]:
+        """Remove stale FILE.sign, for good; return those drops that had one."""
+        withdrawn, touched = [], set()
+        with self.directories() as opened:
+            for path in paths:
+                with suppress(OSError):
+                    directory, name = opened.of(path)
+                    os.unlink(name + SIGN_SUFFIX, dir_fd=directory)
+                    reach("withdrawn")
+                    withdrawn.append(path)
+                    touched.add(directory)
+            for directory in touched:
+                with suppress(OSError):
+                    os.fsync(directory)
+                    reach("withdrawal_synced")
+        return withdrawn
 
     def publish(self, group: Sequence[Publication]) -> list[Exception | None]:
         """Put signatures beside their files, whole or not at all: the one function that writes FILE.sign.
@@ -242,13 +290,14 @@ class Outbox:
             touched = set()
             for index, (directory, name, temporary) in written.items():
                 try:
-                    self._same(directory, name, group[index])
+                    self._same(directory, name, group[index].path, group[index].fingerprint)
+                    reach("compared")
                     os.rename(temporary, name + SIGN_SUFFIX, src_dir_fd=directory, dst_dir_fd=directory)
                     reach("renamed")
                     touched.add(directory)
                 except (OSError, MovedOnError) as error:
                     _discard(directory, temporary)
-                    results[index] = error
+                    results[index] = _explained(error)
             for directory in touched:
                 try:
                     os.fsync(directory)
@@ -267,13 +316,14 @@ class Outbox:
         for index, publication in enumerate(group):
             try:
                 directory, name = opened.of(publication.path)
-                self._same(directory, name, publication)
+                self._same(directory, name, publication.path, publication.fingerprint)
                 temporary = b".dropsign-%s-%x.tmp" % (self.instance, next(self._numbers))
                 fd = os.open(temporary, _CREATE, 0o600, dir_fd=directory)
             except (OSError, MovedOnError) as error:
                 results[index] = moved_if_absent(error, publication.path)
                 continue
             written[index] = fd, directory, name, temporary
+            reach("temporary_created")
             try:
                 os.fchmod(fd, self.sign_mode)
                 _write_all(fd, publication.text)
@@ -296,15 +346,15 @@ class Outbox:
         return {index: where[1:] for index, where in written.items() if results[index] is None}
 
     @staticmethod
-    def _same(directory: int, name: bytes, publication: Publication) -> None:
+    def _same(directory: int, name: bytes, path: bytes, fingerprint: Fingerprint) -> None:
         try:
             status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         except OSError as error:
-            raise moved_if_absent(error, publication.path) from None
-        if Fingerprint.of(status) != publication.fingerprint:
-            raise MovedOnError(os.fsdecode(publication.path))
+            raise moved_if_absent(error, path) from None
+        if Fingerprint.of(status) != fingerprint:
+            raise MovedOnError(os.fsdecode(path))
 
-    def write_error(self, path: bytes, text: str) -> None:
+    def write_error(self, path: bytes, reason: str, error: str) -> None:
         """Put a FILE.sign-error beside a failed drop, for people who see only the folder; best effort."""
         with suppress(OSError), self.directories() as opened:
             directory, name = opened.of(path)
@@ -312,8 +362,10 @@ class Outbox:
             fd = os.open(temporary, _CREATE, 0o600, dir_fd=directory)
             try:
                 os.fchmod(fd, self.sign_mode)
-                _write_all(fd, text.encode("utf-8", "replace"))
+                _write_all(fd, f"{reason}: {error}\n".encode("utf-8", "replace"))
+                reach("note_written")
                 os.rename(temporary, name + ERROR_SUFFIX, src_dir_fd=directory, dst_dir_fd=directory)
+                reach("note_renamed")
             except OSError:
                 _discard(directory, temporary)
             finally:
@@ -321,33 +373,54 @@ class Outbox:
 
     def remove_error(self, path: bytes) -> None:
         """Remove a drop's FILE.sign-error, if there is one."""
-        self._unlink(path, ERROR_SUFFIX)
+        with suppress(OSError), self.directories() as opened:
+            directory, name = opened.of(path)
+            os.unlink(name + ERROR_SUFFIX, dir_fd=directory)
+            reach("note_removed")
 
-    def _unlink(self, path: bytes, suffix: bytes) -> bool:
+    def has_error(self, path: bytes) -> bool:
+        """Tell whether a drop's FILE.sign-error lies beside it, and says something."""
         try:
             with self.directories() as opened:
                 directory, name = opened.of(path)
-                os.unlink(name + suffix, dir_fd=directory)
+                return os.stat(name + ERROR_SUFFIX, dir_fd=directory, follow_symlinks=False).st_size > 0
         except OSError:
             return False
-        return True
-
-
-_KINDS: Final = {
-    stat.S_IFLNK: "symbolic_link",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "device",
-    stat.S_IFBLK: "device",
-    stat.S_IFDIR: "directory",
-}
 
 
 def _mtime(directory: int, name: bytes) -> int | None:
+    """Return a signature's modification time; None where there is none: a directory of that name is none."""
     try:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime_ns
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except OSError:
         return None
+    return None if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns
+
+
+def _read_signature(directory: int, name: bytes) -> bytes | None:
+    """Return the content of a FILE.sign; None where there is none that could be a signature."""
+    try:
+        fd = os.open(name, READ, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        text = os.read(fd, SIGNATURE_MAX + 1)
+        os.fsync(fd)
+        os.fsync(directory)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return text if 0 < len(text) <= SIGNATURE_MAX else None
+
+
+def _explained(error: Exception) -> Exception:
+    """Return an error of a rename so that its text says what is to be done."""
+    if isinstance(error, IsADirectoryError):
+        return IsADirectoryError(error.errno, "a directory has the name of the signature; move it away")
+    return error
 
 
 def _write_all(fd: int, data: bytes) -> None:

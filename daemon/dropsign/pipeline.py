@@ -23,7 +23,7 @@ from dropsign.rescan import Finished, Rescan
 from dropsign.settle import Settling
 from dropsign.signer import Signer
 from dropsign.verifier import Verifier
-from dropsign.worker import Pool
+from dropsign.worker import LONGEST_DEFERRAL_SECONDS, Pool
 
 FLUSH_SECONDS = 5.0
 """How long a stop waits for the journal's last commit."""
@@ -79,7 +79,7 @@ class Pipeline:
         )
         self.intake = Intake(
             self.parts,
-            Filters(outbox.include, outbox.exclude),
+            Filters(outbox.include, outbox.exclude, recursive=outbox.recursive),
             Settling(outbox.settle_seconds, outbox.settle_after_close_seconds, outbox.unsettled_warning_seconds),
             republish_missing=outbox.republish_missing,
             on_forgetful=lambda: self.rescan.request(),  # noqa: PLW0108 - it is made further down
@@ -95,7 +95,7 @@ class Pipeline:
     async def requeue_rested(self) -> float | None:
         """Queue deferred drops whose time has come; return the seconds until the next one's."""
         now = time.time()
-        for entry in await self.parts.journal.rested(now, 256):
+        for entry in await self.parts.journal.rested(now, now + LONGEST_DEFERRAL_SECONDS, 256):
             self.intake.requeue(entry, entry.attempts)
         following = await self.parts.journal.next_rested()
         return None if following is None else max(0.0, following - now)

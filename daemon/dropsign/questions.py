@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dropsign.errors import DropsignError
 from dropsign.model import State
@@ -46,18 +46,37 @@ def files(query: Iterable[tuple[str, str]]) -> tuple[State, int]:
     return state, min(int(limit[:9]), FILES_MOST)
 
 
-def retry(body: bytes) -> tuple[list[bytes] | None, bool]:
-    """Return the paths to take up (None for all that failed), and whether they are to be signed whatever is known.
+class Retry(NamedTuple):
+    """What is to be taken up.
+
+    Attributes:
+        paths: these.
+        below: what failed in these directories, at any depth; b"" is the outbox.
+        force: sign the paths again, whatever is known.
+    """
+
+    paths: list[bytes]
+    below: list[bytes]
+    force: bool
+
+
+def retry(body: bytes) -> Retry:
+    """Return what is to be taken up.
 
     Raises:
         QuestionError: not such an object.
     """
-    given = _object(body, {"paths", "all", "force"})
+    given = _object(body, {"paths", "below", "all", "force"})
     everything, force = _flag(given, "all"), _flag(given, "force")
-    if everything and "paths" in given:
-        msg = 'either "paths" or "all", not both'
+    if ("paths" in given) + ("below" in given) + everything != 1:
+        msg = 'one of "paths", "below" and "all" must be given'
         raise QuestionError(msg)
-    return None if everything else _paths(given), force
+    if "paths" in given:
+        return Retry(_paths(given), [], force)
+    if force:
+        msg = '"force" goes with "paths" alone'
+        raise QuestionError(msg)
+    return Retry([], [b""] if everything else _paths(given, "below"), force)
 
 
 def rescan(body: bytes) -> None:
@@ -112,17 +131,18 @@ def _flag(given: Mapping[str, Any], key: str) -> bool:
     return value
 
 
-def _paths(given: Mapping[str, Any]) -> list[bytes]:
-    paths = given.get("paths")
+def _paths(given: Mapping[str, Any], key: str = "paths") -> list[bytes]:
+    paths = given.get(key)
     if not isinstance(paths, list) or not all(isinstance(path, str) and "\0" not in path for path in paths):
-        msg = '"paths" must be a list of paths relative to the outbox'
+        msg = f'"{key}" must be a list of paths relative to the outbox'
         raise QuestionError(msg)
     try:
         encoded = [os.fsencode(path) for path in paths]
     except UnicodeEncodeError:
         msg = "a path is not text"
         raise QuestionError(msg) from None
-    if any({b"", b".", b".."}.intersection(path.split(b"/")) for path in encoded):
+    names = [path.split(b"/") for path in encoded if path or key == "paths"]
+    if any({b"", b".", b".."}.intersection(parts) for parts in names):
         msg = "a path must lead down from the outbox, by names alone"
         raise QuestionError(msg)
     return encoded

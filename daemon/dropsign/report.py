@@ -1,6 +1,7 @@
 """What becomes of files, told to the log and to the metrics (contract, sections 6 and 7)."""
 
 import time
+from collections.abc import Mapping
 
 from dropsign.gate import Closed
 from dropsign.log import Log, path_text
@@ -20,6 +21,7 @@ class Report:
         self.signing = Durations()
         self.drop_to_sign = Durations()
         self._unreadable: set[tuple[bytes, str]] = set()
+        self._closed_directories: set[bytes] = set()
         self._signed = metrics.files.labels(outcome="signed")
         self._requests = {"signed": metrics.requests.labels(result="signed")}
 
@@ -121,18 +123,34 @@ class Report:
         """See parts.Observer."""
         self._log.error("daemon.defect", error=f"{type(error).__name__}: {error}", exc_info=error)
 
-    def scan_finished(self, finished: Finished, *, quiet: bool) -> None:
-        """Say what a scan saw; quietly, where scans come every few seconds and this one found nothing."""
-        self.metrics.scan.set(finished.seconds)
-        say = self._log.debug if quiet and not finished.tally.differences else self._log.info
+    def scan_finished(self, finished: Finished) -> None:
+        """Say what a scan saw; quietly, if it is one of those that come every few seconds and it found nothing."""
+        tally = finished.tally
+        say = self._log.debug if finished.polled and not tally.differences else self._log.info
         say(
             "scan.finished",
-            files=finished.tally.files,
-            directories=finished.tally.directories,
-            differences=finished.tally.differences,
-            unreadable=finished.tally.unreadable,
+            files=tally.files,
+            directories=tally.directories,
+            differences=tally.differences,
+            unreadable=len(tally.unreadable),
             duration_ms=round(finished.seconds * 1000, 3),
         )
+        self._tell_unreadable(tally.unreadable)
+        if not finished.polled:
+            self.metrics.scan.set(finished.seconds)
+            self._closed_directories &= tally.unreadable.keys()
+
+    def _tell_unreadable(self, directories: Mapping[bytes, str]) -> None:
+        """Say of each directory that cannot be looked through that nothing in there is signed; once, until it can."""
+        for directory in directories.keys() - self._closed_directories:
+            self._log.warning(
+                "watch.degraded",
+                path=path_text(directory),
+                reason="unreadable",
+                error=f"cannot be looked through: {directories[directory]}",
+                remedy="let the daemon's user read and search it, or exclude it; it is tried again at every scan",
+            )
+            self._closed_directories.add(directory)
 
     def gate_closed(self, closed: Closed) -> None:
         """Say that the gate closed, and why."""

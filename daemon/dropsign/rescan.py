@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
@@ -11,20 +11,21 @@ from dropsign.backoff import some_jitter
 from dropsign.config import Outbox as OutboxConfiguration
 from dropsign.errors import OutboxError
 from dropsign.intake import Intake
-from dropsign.model import State
+from dropsign.model import Entry, Look, State
 from dropsign.parts import Parts
 from dropsign.scan import Finding, Scan, Tally
 
-_DEFERRED_AT_A_TIME = 1000
+_AT_A_TIME = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """What the last scan saw, and how many seconds it took."""
+    """What a scan saw, how many seconds it took, when it ended, and whether it was a poll: one of many."""
 
     tally: Tally
     seconds: float
     at: float
+    polled: bool = False
 
 
 class Rescan:
@@ -42,6 +43,7 @@ class Rescan:
         self._random = Random()  # noqa: S311 - jitter is no secret
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="scan")
         self.last: Finished | None = None
+        """The last scan of the whole outbox."""
 
     def request(self) -> None:
         """Ask for a scan as soon as may be."""
@@ -49,13 +51,11 @@ class Rescan:
 
     async def run(self) -> None:
         """Scan now, and again and again."""
-        polling = self._settings.watcher == "poll"
-        interval = self._settings.poll_seconds if polling else self._settings.rescan_seconds
         while True:
             self._wanted.clear()
-            await self._scan()
+            await self._scan_all()
             try:
-                async with asyncio.timeout(some_jitter(interval, self._random)):
+                async with asyncio.timeout(some_jitter(self._settings.rescan_seconds, self._random)):
                     await self._wanted.wait()
             except TimeoutError:
                 continue
@@ -65,7 +65,27 @@ class Rescan:
         self._stopped = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _scan(self) -> None:
+    async def poll(self, directories: Collection[bytes]) -> None:
+        """Look through some directories, of which no notices come, and all below them."""
+        finished = await self._scan(directories, polled=True)
+        if finished is not None and b"" in directories:
+            self.last = finished
+
+    async def _scan_all(self) -> None:
+        finished = await self._scan([b""], polled=False)
+        if finished is None:
+            return
+        journal = self._parts.journal
+        for entry in await journal.entries(State.DEFERRED, _AT_A_TIME):
+            if not entry.attempts:  # not the file's: someone may have mended its permissions since
+                self._intake.requeue(entry)
+        if self._settings.error_files:
+            failed = await journal.entries(State.FAILED, _AT_A_TIME)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._restore_notes, failed)
+        self.last = finished
+
+    async def _scan(self, tops: Collection[bytes], *, polled: bool) -> Finished | None:
+        """Scan; return what was seen, or None if the outbox vanished under the scan."""
         started = time.monotonic()
         loop = asyncio.get_running_loop()
         journal, settings = self._parts.journal, self._settings
@@ -83,11 +103,18 @@ class Rescan:
             stopped=lambda: self._stopped,
         )
         try:
-            tally = await loop.run_in_executor(self._thread, lambda: scan.run(journal.known_directories()))
+            tally = await loop.run_in_executor(self._thread, lambda: scan.run(journal.known_directories(), tops))
         except OutboxError:  # the supervisor of the watch says so, and asks again when it is back
-            return
-        for entry in await journal.entries(State.DEFERRED, _DEFERRED_AT_A_TIME):
-            if not entry.attempts:  # not the file's: someone may have mended its permissions since
-                self._intake.requeue(entry)
-        self.last = Finished(tally, time.monotonic() - started, time.time())
-        self._on_finished(self.last)
+            return None
+        finished = Finished(tally, time.monotonic() - started, time.time(), polled)
+        self._on_finished(finished)
+        return finished
+
+    def _restore_notes(self, failed: Sequence[Entry]) -> None:
+        """Put back notes beside failed drops that a crash, or somebody, took away."""
+        outbox = self._parts.outbox
+        looks = outbox.look([entry.path for entry in failed], closely=False)
+        for entry, look in zip(failed, looks, strict=True):
+            is_there = isinstance(look, Look) and look.fingerprint == entry.fingerprint
+            if is_there and not outbox.has_error(entry.path):
+                outbox.write_error(entry.path, entry.reason or "", entry.error or "")

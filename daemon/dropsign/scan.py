@@ -7,12 +7,14 @@ grows with the largest directory, not with the tree, and a million unchanged fil
 import os
 import stat
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from dropsign.directory import ABSENT
 from dropsign.errors import OutboxError
+from dropsign.failpoints import reach
 from dropsign.filters import TEMPORARY, Filters
 from dropsign.model import SIGN_SUFFIX, Fingerprint, Known, State
 from dropsign.outbox import Outbox
@@ -30,12 +32,20 @@ class Finding(NamedTuple):
 
 @dataclass
 class Tally:
-    """What a scan saw."""
+    """What a scan saw.
+
+    Attributes:
+        files: how many that may be drops.
+        directories: how many were read.
+        differences: findings told of.
+        unreadable: directories that could not be looked through, with the reason.
+        complete: false if it was stopped.
+    """
 
     files: int = 0
     directories: int = 0
     differences: int = 0
-    unreadable: int = 0
+    unreadable: dict[bytes, str] = field(default_factory=dict)
     complete: bool = True
 
 
@@ -78,17 +88,18 @@ class Scan:
         self._found: list[Finding] = []
         self.tally = Tally()
 
-    def run(self, known_directories: Iterable[bytes]) -> Tally:
-        """Walk all of the outbox, then tell of entries whose directories are gone.
+    def run(self, known_directories: Iterable[bytes], tops: Collection[bytes] = (b"",)) -> Tally:
+        """Walk all of the outbox or some parts of it, then tell of entries whose directories are gone.
 
         Args:
             known_directories: all that the journal has entries in.
+            tops: the directories to walk, with all below them.
 
         Raises:
             OutboxError: the outbox vanished under the walk; nothing is to be concluded from it.
         """
         visited = set()
-        waiting = [b""]
+        waiting = list(tops)
         while waiting and not self._stopped():
             directory = waiting.pop()
             visited.add(directory)
@@ -99,8 +110,9 @@ class Scan:
             msg = f"{self._outbox.root} vanished during the scan"
             raise OutboxError(msg)
         if self.tally.complete:
+            prefixes = tuple(top + b"/" if top else b"" for top in tops)
             for directory in set(known_directories) - visited:
-                if self._is_gone(directory):
+                if directory.startswith(prefixes) and self._is_gone(directory):
                     self._gone(directory, self._known(directory))
         self._flush()
         return self.tally
@@ -117,8 +129,8 @@ class Scan:
         except FileNotFoundError:
             self._gone(directory, self._known(directory))
             return []
-        except OSError:
-            self.tally.unreadable += 1
+        except OSError as error:
+            self._unreadable(directory, error)
             return []
         return below if self._recursive else []
 
@@ -155,7 +167,9 @@ class Scan:
                 entry = next(entries, None)
             try:
                 fingerprint = Fingerprint.of(os.stat(name, dir_fd=fd, follow_symlinks=False))
-            except OSError:
+            except OSError as error:
+                if error.errno not in ABSENT:  # a directory that may be read, but not searched
+                    self._unreadable(prefix[:-1], error)
                 continue
             self.tally.files += 1
             if matched is None or not self._is_settled(matched, fingerprint, names):
@@ -178,7 +192,9 @@ class Scan:
             return
         with suppress(OSError):
             if stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                reach("leftover_found")
                 os.unlink(name, dir_fd=fd)
+                reach("leftover_removed")
 
     def _is_gone(self, directory: bytes) -> bool:
         try:
@@ -189,6 +205,9 @@ class Scan:
         except OSError:
             return False
         return False
+
+    def _unreadable(self, directory: bytes, error: OSError) -> None:
+        self.tally.unreadable[directory] = error.strerror or str(error)
 
     def _gone(self, directory: bytes, entries: Iterable[Known]) -> None:
         prefix = directory + b"/" if directory else b""
@@ -224,7 +243,7 @@ def below(
         filters: which names count.
         directory: relative to the outbox.
         recursive: sub-directories too.
-        on_unreadable: told of each directory that cannot be read.
+        on_unreadable: told of each directory that cannot be looked through.
     """
     findings: list[Finding] = []
     scan = Scan(
@@ -239,10 +258,9 @@ def below(
     )
     waiting = [directory]
     while waiting:
-        visited, unreadable = waiting.pop(), scan.tally.unreadable
-        waiting.extend(scan._visit(visited))  # noqa: SLF001 - same module
-        if scan.tally.unreadable > unreadable:
-            on_unreadable(visited)
+        waiting.extend(scan._visit(waiting.pop()))  # noqa: SLF001 - same module
+        while scan.tally.unreadable:
+            on_unreadable(scan.tally.unreadable.popitem()[0])
         scan._flush()  # noqa: SLF001
         yield from findings
         findings.clear()

@@ -1,11 +1,12 @@
-"""How things are, as one value: for `status`, the HTTP API and systemd; from the running daemon or the journal."""
+"""How things are, and what is known of one file, as values for people and JSON; from the daemon or its journal."""
 
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dropsign import schema
-from dropsign.model import State
+from dropsign.model import Entry, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +83,21 @@ def from_journal(path: Path, version: str, outbox: str, now: float) -> Status:
         deferred=counts[State.DEFERRED],
         oldest_waiting_seconds=None if oldest is None else max(0.0, now - oldest),
     )
+
+
+def describe(entry: Entry) -> dict[str, Any]:
+    """Return an entry as JSON's kinds of values."""
+    return {
+        "path": os.fsdecode(entry.path),
+        "state": str(entry.state),
+        "size": entry.fingerprint.size,
+        "since": entry.since,
+        "attempts": entry.attempts,
+        "not_before": entry.not_before or None,
+        "reason": entry.reason,
+        "error": entry.error,
+        "sha256": entry.sha256.hex() if entry.sha256 else None,
+        "signed_at": entry.signed_at,
+        "signature": entry.text.decode("utf-8", "surrogateescape") if entry.text else None,
+        "fingerprint": list(entry.fingerprint),
+    }

@@ -127,6 +127,10 @@ class Verifier:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
             return self.verify_content(signature_text, content)
 
+    def proves(self, _: bytes, file: io.BufferedReader, signature_text: bytes) -> bool:
+        """Implement verifying.Proof."""
+        return self.verify_file(file, signature_text)
+
 
 def _decode(text: bytes) -> bytes | None:
     try:

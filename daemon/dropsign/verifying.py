@@ -1,16 +1,18 @@
-"""Verifies signatures without a daemon: files and directories -> one verdict for each file."""
+"""Checks signatures without a daemon: files and directories -> one verdict for each file."""
 
 import io
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 from dropsign.filters import Filters
 from dropsign.model import SIGN_SUFFIX
-from dropsign.verifier import Verifier
+
+Proof = Callable[[bytes, io.BufferedReader, bytes], bool]
+"""Tells of a path, its file, open at the start, and the text of its FILE.sign, whether that is this content's."""
 
 _SIGN_MAX: Final = 64 * 1024
 """Bytes; a FILE.sign that is longer is no signature."""
@@ -46,38 +48,41 @@ class Verdict:
 
 
 class Verification:
-    """Checks whatever it is given with one key.
+    """Checks whatever it is given by one kind of proof.
 
     Names in a directory are filtered as in an outbox; a file that is named itself is checked in any case.
     """
 
-    def __init__(
-        self, verifier: Verifier, filters: Filters, *, recursive: bool = True, root: bytes | None = None
-    ) -> None:
+    def __init__(self, proof: Proof, filters: Filters, *, recursive: bool = True, root: bytes | None = None) -> None:
         """Prepare.
 
         Args:
-            verifier: checks signatures.
+            proof: that a signature is a content's.
             filters: which names in a directory count.
             recursive: sub-directories too.
             root: the outbox, to whose files the filters' patterns are relative; elsewhere they are relative to the
                 directory that is given.
         """
-        self._verifier = verifier
+        self._proof = proof
         self._filters = filters
         self._recursive = recursive
         self._root = os.path.realpath(root) if root is not None else None
 
     def verify(self, paths: Iterable[bytes]) -> Iterator[Verdict]:
         """Yield a verdict for each file given, and for each drop in each directory given, in order of names."""
+        for found in self.walk(paths):
+            yield found if isinstance(found, Verdict) else self.file(found)
+
+    def walk(self, paths: Iterable[bytes]) -> Iterator[bytes | Verdict]:
+        """Yield each file that `verify` checks, and a verdict for what cannot be entered."""
         for path in paths:
             if os.path.isdir(path):
                 yield from self._directory(path)
             else:
-                yield self.file(path.removesuffix(SIGN_SUFFIX))
+                yield path.removesuffix(SIGN_SUFFIX)
 
     def file(self, path: bytes) -> Verdict:
-        """Verify one file."""
+        """Check one file."""
         try:
             fd = os.open(path, _OPEN)
         except FileNotFoundError:
@@ -100,13 +105,13 @@ class Verification:
             return Verdict(path, Finding.UNSIGNED)
         except OSError as error:
             return Verdict(path, Finding.UNREADABLE, f"its signature: {error.strerror}")
-        if self._verifier.verify_file(file, text):
+        if self._proof(path, file, text):
             return Verdict(path, Finding.OK)
         if signed_at < os.fstat(file.fileno()).st_mtime_ns:
             return Verdict(path, Finding.STALE, "the file is newer than its signature")
         return Verdict(path, Finding.WRONG, "the signature does not fit")
 
-    def _directory(self, top: bytes) -> Iterator[Verdict]:
+    def _directory(self, top: bytes) -> Iterator[bytes | Verdict]:
         """Walk with a list instead of recursion: trees may be deeper than Python's stack."""
         prefix = self._prefix(top)
         waiting = [(top, prefix)]
@@ -125,7 +130,7 @@ class Verification:
                     if self._recursive and self._filters.enters(name):
                         below.append((entry.path, name + b"/"))
                 elif entry.is_file(follow_symlinks=False) and self._filters.accepts(name):
-                    yield self.file(entry.path)
+                    yield entry.path
             waiting.extend(reversed(below))
 
     def _prefix(self, directory: bytes) -> bytes:

@@ -3,16 +3,18 @@
 Built on watchdog's low-level InotifyFD (its Observer loses files under load without telling), which is not
 documented API: the version is pinned and a contract test guards what is used of it.
 
-Every method but `start`, `healthy` and `close` runs in the reader's thread.
+Every method but `start`, `mend`, `healthy` and `close` runs in the reader's thread.
 """
 
 import asyncio
 import errno
+import logging
 import os
 import threading
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +30,9 @@ _FILES: Final = _C.IN_CLOSE_WRITE | _C.IN_MOVED_TO | _C.IN_CREATE | _C.IN_MODIFY
 _ITSELF: Final = _C.IN_DELETE_SELF | _C.IN_MOVE_SELF | _C.IN_ONLYDIR | _C.IN_EXCL_UNLINK | _C.IN_DONT_FOLLOW
 _ID: Final = CallbackId(0)
 
+# What watchdog has to say is told as a loss; by itself it would write lines of its own to standard error.
+logging.getLogger("watchdog").addHandler(logging.NullHandler())
+
 
 class Loss(StrEnum):
     """Why notices were lost; each asks for a scan."""
@@ -36,16 +41,18 @@ class Loss(StrEnum):
     """The kernel's queue ran over."""
     ROOT = "outbox_gone"
     """The outbox was removed, moved or unmounted."""
+    LIMIT = "watch_limit"
+    """The kernel gives no more watches, so that a directory is not watched."""
     WATCH = "watch_failed"
-    """A directory cannot be watched."""
+    """A directory cannot be watched for another reason: it may not be read, most of all."""
     READER = "reader_died"
     """The thread ended."""
 
 
 class _Reader(InotifyFD):
-    """watchdog's reader, with our own file names passed over early and its death signalled."""
+    """watchdog's reader, with our own file names passed over early and its death signalled, with the cause."""
 
-    def __init__(self, on_death: Callable[[], None]) -> None:
+    def __init__(self, on_death: Callable[[str], None]) -> None:
         super().__init__()
         self.daemon = True
         self.name = "watcher"
@@ -53,16 +60,19 @@ class _Reader(InotifyFD):
         os.set_inheritable(self._inotify_fd, False)  # watchdog opens it without CLOEXEC  # noqa: FBT003
 
     def run(self) -> None:
+        cause = "it ended"
         try:
-            while self.should_keep_running():
-                for wd, mask, cookie, name in self._parse_event_buffer(self._read_event_buffer(_BUFFER)):
+            while buffer := self._read_event_buffer(_BUFFER):  # empty once it is closed
+                for wd, mask, cookie, name in self._parse_event_buffer(buffer):
                     if name and is_ours(name) and not mask & _C.IN_ISDIR:
                         continue
                     if wd != -1 or mask & _C.IN_Q_OVERFLOW:
                         self.handle_event(InotifyEvent(wd, mask, cookie, name))
-        finally:
-            if not self._closed:
-                self._on_death()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the watcher is to be made anew
+            cause = f"{type(error).__name__}: {error}"
+        if not self._closed:
+            self._is_reading = False  # else closing would leave the descriptors to a thread that is no more
+            self._on_death(cause)
 
     def watch(self, path: bytes, mask: Mask, callback: "Watcher") -> WatchDescriptor:
         """Watch a directory; one that is watched already is only looked up.
@@ -109,13 +119,14 @@ class Watcher:
         self._armed = False
         self._stopped = False
         self._directories: dict[int, bytes] = {}
-        self._unwatched: set[bytes] = set()
+        self._unwatched: dict[bytes, Loss] = {}
         self._mask = Mask(_FILES | _ITSELF | (_C.IN_MOVED_FROM if recursive else 0))
         self._loop = asyncio.get_running_loop()
         self._reader: _Reader | None = None
         self._root_wd = WatchDescriptor(-1)
         self._root_status = os.stat(self.root)
-        self._adopting = threading.Lock()
+        self._lock = threading.Lock()
+        """From the making of a watch to its record, so that no directory moved meanwhile is recorded as it was."""
 
     def start(self) -> None:
         """Begin to watch; blocks while the tree is walked.
@@ -124,7 +135,7 @@ class Watcher:
             OSError: the root cannot be watched.
         """
         self._root_status = os.stat(self.root)
-        self._reader = _Reader(lambda: self._lost(Loss.READER, ""))
+        self._reader = _Reader(partial(self._lost, Loss.READER))
         self._root_wd = self._reader.watch(self.root, self._mask, self)
         self._directories[self._root_wd] = b""
         self._reader.start()
@@ -150,9 +161,15 @@ class Watcher:
         return same and self._reader is not None and self._reader.is_alive() and self._root_wd in self._directories
 
     @property
-    def unwatched(self) -> int:
-        """How many directories could not be watched."""
-        return len(self._unwatched)
+    def unwatched(self) -> dict[bytes, Loss]:
+        """The directories that could not be watched, and why; none below them is, either."""
+        return self._unwatched.copy()
+
+    def mend(self) -> None:
+        """Try once more to watch what could not be watched; blocks."""
+        for path in self.unwatched:
+            if self._watch(path):
+                self._adopt(path, report=True)
 
     # watchdog's WatchCallback
 
@@ -181,7 +198,8 @@ class Watcher:
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         """Forget a directory that is gone."""
-        self._directories.pop(wd, None)
+        with self._lock:
+            self._directories.pop(wd, None)
         if wd == self._root_wd:
             self._lost(Loss.ROOT, os.fsdecode(self.root))
 
@@ -204,18 +222,21 @@ class Watcher:
     def _watch(self, path: bytes) -> bool:
         """Watch one directory; return whether that worked."""
         assert self._reader is not None, "started"
-        try:
-            wd = self._reader.watch(self.root + b"/" + path, self._mask, self)
-        except (FileNotFoundError, NotADirectoryError):
-            return False  # vanished or replaced; its parent's watch tells
-        except OSError as error:
-            if path not in self._unwatched:
-                self._unwatched.add(path)
-                self._lost(Loss.WATCH, f"{error.strerror}: {os.fsdecode(path)}")
-            return False
-        self._unwatched.discard(path)
-        self._directories[wd] = path
-        return True
+        with self._lock:
+            try:
+                wd = self._reader.watch(self.root + b"/" + path, self._mask, self)
+            except (FileNotFoundError, NotADirectoryError):
+                self._unwatched.pop(path, None)
+                return False  # vanished or replaced; its parent's watch tells
+            except OSError as error:
+                loss = Loss.LIMIT if error.errno == errno.ENOSPC else Loss.WATCH
+                if self._unwatched.get(path) is not loss:
+                    self._unwatched[path] = loss
+                    self._lost(loss, f"{error.strerror}: {os.fsdecode(path)}")
+                return False
+            self._unwatched.pop(path, None)
+            self._directories[wd] = path
+            return True
 
     def _adopt(self, top: bytes, *, report: bool) -> None:
         """Watch all directories below one; watched before they are read, so that nothing falls in between."""
@@ -239,10 +260,16 @@ class Watcher:
         """Stop watching what was moved away: its events would come under a path that it has no more."""
         assert self._reader is not None, "started"
         prefix = top + b"/"
-        gone = [wd for wd, path in list(self._directories.items()) if path == top or path.startswith(prefix)]
-        for wd in gone:
-            self._directories.pop(wd, None)
-        self._reader.remove_callbacks([(WatchDescriptor(wd), _ID) for wd in gone])
+
+        def is_gone(path: bytes) -> bool:
+            return path == top or path.startswith(prefix)
+
+        with self._lock:
+            self._unwatched = {path: loss for path, loss in self._unwatched.items() if not is_gone(path)}
+            gone = [wd for wd, path in self._directories.items() if is_gone(path)]
+            for wd in gone:
+                del self._directories[wd]
+            self._reader.remove_callbacks([(WatchDescriptor(wd), _ID) for wd in gone])
 
     # To the loop
 

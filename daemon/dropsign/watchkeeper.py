@@ -1,6 +1,8 @@
-"""Sees to it that what is watched is what lies at the outbox's path, and says so when it is not."""
+"""Sees to it that what is watched is what lies at the outbox's path, polls what cannot be watched, and says so."""
 
 import asyncio
+import errno
+from typing import Final
 
 from dropsign.config import Outbox as Settings
 from dropsign.errors import OutboxError
@@ -12,9 +14,12 @@ from dropsign.outbox import Outbox
 from dropsign.rescan import Rescan
 from dropsign.watcher import Batch, Loss, Watcher
 
+_LIMITS: Final = {errno.ENOSPC: "fs.inotify.max_user_watches", errno.EMFILE: "fs.inotify.max_user_instances"}
+"""What runs out when nothing can be watched at all."""
+
 
 class WatchKeeper:
-    """Keeps a watcher alive; there is none where the outbox is polled."""
+    """Keeps a watcher alive, and looks itself where notices do not come from."""
 
     def __init__(  # noqa: PLR0913 - what it connects
         self,
@@ -36,33 +41,32 @@ class WatchKeeper:
         self._metrics = metrics
         self._watcher: Watcher | None = None
         self._degraded = False
+        self._cause = ""
+        self._arming = asyncio.Lock()
         self.lost: str | None = None
-        """Why the outbox is not watched just now; None while all is well."""
+        """Why the outbox cannot be served just now; None while all is well."""
 
     async def arm(self) -> None:
-        """Start watching, unless the outbox is polled.
+        """Start watching, unless the outbox is polled; if the kernel gives no watch, it is polled until it does.
 
         Raises:
-            OutboxError: it cannot be watched.
+            OutboxError: it cannot be watched for another reason.
         """
         if self._settings.watcher == "poll":
             return
-        path = self._settings.path
+        path, watcher, self._watcher = self._settings.path, None, None
         try:
             watcher = Watcher(path, recursive=self._settings.recursive, on_batch=self._on_batch, on_loss=self._on_loss)
-        except OSError as error:
-            msg = f"outbox.path: {path} cannot be watched: {error.strerror}"
-            raise OutboxError(msg) from None
-        try:
             await asyncio.to_thread(watcher.start)
         except OSError as error:
-            watcher.close()
-            msg = (
-                f"outbox.path: {path} cannot be watched: {error.strerror}; "
-                'raise fs.inotify.max_user_instances and max_user_watches, or set outbox.watcher = "poll"'
-            )
-            raise OutboxError(msg) from None
-        self._watcher = watcher
+            if watcher is not None:
+                watcher.close()
+            if error.errno not in _LIMITS:
+                msg = f"outbox.path: {path} cannot be watched: {error.strerror}"
+                raise OutboxError(msg) from None
+            self._degrade(error.strerror or str(error), f"raise {_LIMITS[error.errno]}")
+        else:
+            self._watcher = watcher
 
     async def close(self) -> None:
         """Stop watching."""
@@ -76,28 +80,73 @@ class WatchKeeper:
 
     async def check(self) -> None:
         """Find out whether the outbox is still there and watched; bring it back if it is not."""
-        there = await asyncio.to_thread(self._outbox.is_there)
-        watched = self._watcher is None or self._watcher.healthy()
-        if there and watched and self.lost is None:
-            return
-        reason = "watcher_died" if there else "outbox_gone"
-        if self.lost is None or (not there and self.lost != reason):  # the watcher's end may be seen first
-            self.lost = reason
-            self._log.error("watch.lost", reason=self.lost, outbox=str(self._outbox.root))
-            if not there:
-                self._gate.hold("outbox", f"{self._outbox.root} is not there")
-        try:
-            if not there:
-                self._outbox.reopen()
-            if self._watcher is not None:
-                await asyncio.to_thread(self._watcher.close)
+        async with self._arming:
+            absence = await asyncio.to_thread(self._outbox.absence)
+            watched = self._watcher is None or self._watcher.healthy()
+            if absence is None and watched and self.lost is None:
+                return
+            if absence is not None:
+                self._lose("outbox_gone", absence)
+                self._gate.hold("outbox", absence)
+            elif self.lost is None:
+                self._lose("watcher_died", f"no notices come any more: {self._cause or 'the watch is gone'}")
+                self._cause = ""
+            try:
+                if absence is not None:
+                    await asyncio.to_thread(self._outbox.reopen)
+                if self._watcher is not None:
+                    await asyncio.to_thread(self._watcher.close)
                 await self.arm()
-        except OutboxError:
-            return
-        self.lost = None
-        self._gate.release("outbox")
-        self._log.info("watch.restored", outbox=str(self._outbox.root))
-        self._rescan.request()
+            except OutboxError as error:
+                self.lost = str(error)
+                return
+            self.lost = None
+            self._gate.release("outbox")
+            self._log.info("watch.restored", outbox=str(self._outbox.root))
+            self._rescan.request()
+
+    async def poll(self) -> None:
+        """Look where no notices come from, every so often, and try again to have them; for ever."""
+        while True:
+            await asyncio.sleep(self._settings.poll_seconds)
+            if self.lost is not None or not self._unwatched:
+                continue
+            if self._settings.watcher != "poll":
+                await self._mend()
+            if unwatched := self._unwatched:
+                await self._rescan.poll(unwatched)
+
+    @property
+    def _unwatched(self) -> dict[bytes, Loss]:
+        """The directories that no notices come from, nor from below them; b"" is the whole outbox."""
+        return {b"": Loss.LIMIT} if self._watcher is None else self._watcher.unwatched
+
+    async def _mend(self) -> None:
+        """Try to watch what is not watched yet."""
+        async with self._arming:
+            try:
+                if self._watcher is None:
+                    await self.arm()
+                else:
+                    await asyncio.to_thread(self._watcher.mend)
+            except OutboxError:  # it vanished meanwhile, and the next check says so
+                return
+            if self._degraded and Loss.LIMIT not in self._unwatched.values():
+                self._degraded = False
+                self._log.info("watch.restored", outbox=str(self._outbox.root))
+                self._rescan.request()
+
+    def _lose(self, reason: str, error: str) -> None:
+        if self.lost is None:
+            self._log.error("watch.lost", reason=reason, error=error, outbox=str(self._outbox.root))
+        self.lost = error
+
+    def _degrade(self, error: str, remedy: str) -> None:
+        """Say that something is polled that was to be watched; once, until all is watched."""
+        if not self._degraded:
+            self._degraded = True
+            text = f"{remedy}; until then it is polled every {self._settings.poll_seconds:g} s"
+            self._log.warning("watch.degraded", reason=str(Loss.LIMIT), error=error, remedy=text)
 
     def _on_batch(self, batch: Batch) -> None:
         notice = self._intake.notice
@@ -105,11 +154,12 @@ class WatchKeeper:
             notice(path, kind)
 
     def _on_loss(self, loss: Loss, detail: str) -> None:
-        self._metrics.overflows.inc()
         if loss is Loss.OVERFLOW:
+            self._metrics.overflows.inc()
             self._log.warning("watch.overflow", reason=str(loss))
-        elif loss is Loss.WATCH and not self._degraded:
-            self._degraded = True
-            hint = "raise fs.inotify.max_user_watches; until then scans find what lies there"
-            self._log.warning("watch.degraded", reason=str(loss), error=detail, remedy=hint)
+        elif loss is Loss.READER:
+            self._cause = f"the watcher's thread ended, {detail}"
+        elif loss is Loss.LIMIT:
+            self._degrade(detail, f"raise {_LIMITS[errno.ENOSPC]}")
+        # Of a directory that may not be read, the scan tells that is asked for here.
         self._rescan.request()

@@ -139,6 +139,7 @@ class Pool:
             while len(self._finishing) >= UNPUBLISHED:
                 await asyncio.wait(self._finishing, return_when=asyncio.FIRST_COMPLETED)
             drop = await self._parts.queue.take()
+            reach("taken")
             moved_on: bool | None = False
             try:
                 moved_on = await self._process(drop)
@@ -216,6 +217,7 @@ class Pool:
             if not await self._parts.proves(drop.path, drop.fingerprint, signature):
                 text = "the service's signature does not verify with verify.key"
                 raise SigningError(Fault.ANSWER, "bad_signature", text)
+            reach("verified")
             return signature, seconds  # noqa: TRY300 - what raises stands above, all of it
         except SourceError as error:
             if isinstance(error.__cause__, OSError):
@@ -230,6 +232,7 @@ class Pool:
         started = time.perf_counter()
         result = "cut"
         self.in_flight += 1
+        reach("sending")
         try:
             signature = await self._parts.signer.send(request)
             result = "signed"
@@ -241,7 +244,7 @@ class Pool:
             seconds = time.perf_counter() - started
             self._parts.observer.requested(result, seconds)
         self._parts.gate.answered()
-        reach("sent")
+        reach("answered")
         return signature, seconds
 
     async def _again(self, drop: Drop, error: SigningError, began: float, tries: int) -> bool:
@@ -288,12 +291,14 @@ class Pool:
     def _defer(self, drop: Drop, reason: str, text: str, tries: int) -> None:
         seconds = full_jitter(tries, 1.0, LONGEST_DEFERRAL_SECONDS, self._random)
         self._parts.journal.defer(drop, time.time() + seconds, reason, text)
+        reach("deferred")
         self._parts.observer.deferred(drop, reason, text, seconds)
 
     def _fail(self, drop: Drop, reason: str, text: str) -> None:
-        self._parts.journal.fail(drop, reason, text)
         if self._error_files:
-            self._parts.outbox.write_error(drop.path, f"{reason}: {text}\n")
+            self._parts.outbox.write_error(drop.path, reason, text)
+        self._parts.journal.fail(drop, reason, text)
+        reach("failed")
         self._parts.observer.failed(drop, reason, text)
 
     async def _finish(self, drop: Drop, signature: Signature, seconds: float) -> None:
@@ -307,6 +312,7 @@ class Pool:
                 except MovedOnError:
                     moved_on = True
                     parts.journal.obtained(drop, signature)
+                    reach("outdated")
                     parts.observer.changed(drop.path)
                 except OSError as error:
                     if error.errno in _DISK_FAULTS:

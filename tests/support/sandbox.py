@@ -86,8 +86,15 @@ def dropsign(*arguments: str | Path, **options: Any) -> subprocess.CompletedProc
 class Site:
     """The other side: an authority and a signing service, which several sandboxes may use one after the other."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
+        """Prepare the service.
+
+        Args:
+            directory: which holds its files.
+            options: with which it runs unless a test asks for others.
+        """
         self.directory = directory
+        self._options = options
         self.authority = Authority(directory / "authority")
         self.server = self.authority.issue("localhost", server=True)
         self.signing = self.authority.signing_key()
@@ -100,7 +107,7 @@ class Site:
         self._is_plain = True
 
     def start(self, *options: str) -> None:
-        """Start the embedded signing service; one that runs with no options of its own is good enough."""
+        """Start the embedded signing service; one that runs with its usual options is good enough for no others."""
         if self._process is not None and self._process.poll() is None and self._is_plain and not options:
             return
         self.stop()
@@ -110,7 +117,7 @@ class Site:
             "--certificate", self.server.certificate, "--private-key", self.server.private_key,
             "--authority", self.authority.certificate, "--signing-key", self.signing.private_key,
             "--app-key", APP_KEY, "--app-secret-file", self.secret_file,
-            "--log", self.request_log, "--faults-file", self.faults_file, *options,
+            "--log", self.request_log, "--faults-file", self.faults_file, *(options or self._options),
         ]  # fmt: skip
         with (self.directory / "service.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -135,10 +142,14 @@ class Site:
     def rest(self) -> None:
         """End what one sandbox asked for, so that the next one finds a service that has nothing to do."""
         self.faults_file.unlink(missing_ok=True)
-        wait_until(lambda: not self._is_busy(), what="the end of all connections to the service")
-        time.sleep(0.02)
+        self.wait_unused()
         if not self._is_plain:
             self.stop()
+
+    def wait_unused(self) -> None:
+        """Wait until the service has nothing to do any more, and has logged all that it did."""
+        wait_until(lambda: not self._is_busy(), what="the end of all connections to the service")
+        time.sleep(0.02)
 
     def _is_busy(self) -> bool:
         """Tell whether anybody is connected to the service, or was and it has not noticed yet (proc(5), tcp)."""
@@ -198,6 +209,9 @@ class Sandbox:
         key = serialization.load_pem_public_key(self.signing.public_key.read_bytes())
         assert isinstance(key, ec.EllipticCurvePublicKey)
         self._key = key
+        private_key = serialization.load_pem_private_key(self.signing.private_key.read_bytes(), None)
+        assert isinstance(private_key, ec.EllipticCurvePrivateKey)
+        self._private_key = private_key
         self.daemon: subprocess.Popen[bytes] | None = None
 
     # Configuration
@@ -224,6 +238,10 @@ class Sandbox:
     def stop_service(self) -> None:
         """Stop the signing service at once."""
         self.site.stop()
+
+    def sign(self, content: bytes) -> bytes:
+        """Return a signature as the service would make it, which no log tells of."""
+        return base64.b64encode(self._private_key.sign(content, ec.ECDSA(hashes.SHA256())))
 
     def misbehave(self, text: str) -> None:
         """Change how the running service misbehaves.
@@ -327,6 +345,16 @@ class Sandbox:
             return response.status, json.loads(response.read())
         finally:
             connection.close()
+
+    def metric(self, name: str) -> float:
+        """Return the running daemon's value of a metric that has no labels."""
+        connection = _SocketConnection(self.socket)
+        try:
+            connection.request("GET", "/metrics")
+            lines = connection.getresponse().read().decode().splitlines()
+        finally:
+            connection.close()
+        return float(next(line for line in lines if line.startswith(f"{name} ")).split()[1])
 
     def status(self) -> dict[str, Any]:
         """Return the running daemon's status."""

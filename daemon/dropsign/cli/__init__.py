@@ -1,18 +1,20 @@
 """The command line: verbs, options, exit codes (contract, section 4). Each verb imports what it needs when it runs."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dropsign.cli import console, verbs
+from dropsign.cli import completion, console, verbs
+from dropsign.cli.completion import Shell
 from dropsign.errors import ConfigurationError, DropsignError, ExitCode
 
 app = typer.Typer(
     name="dropsign",
     help="Signs files as they are dropped into a folder.",
     no_args_is_help=True,
-    add_completion=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -26,6 +28,12 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _completion(shell: Shell | None) -> None:
+    if shell is not None:
+        console.out.print(completion.script(shell), markup=False, end="")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     context: typer.Context,
@@ -36,6 +44,10 @@ def _root(
     version: Annotated[  # noqa: ARG001 - handled by its callback
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    show_completion: Annotated[  # noqa: ARG001 - as version
+        Shell | None,
+        typer.Option(callback=_completion, is_eager=True, help="Print the completion script for a shell, and exit."),
+    ] = None,
 ) -> None:
     context.obj = config
 
@@ -50,8 +62,9 @@ def run(arguments: list[str] | None = None) -> int:
     Args:
         arguments: without the program's name; the process's own by default.
     """
+    completion.prepare(os.environ)
     try:
-        result = app(arguments, standalone_mode=False)
+        result = app(arguments, prog_name="dropsign", standalone_mode=False)
     except typer.Exit as done:
         return done.exit_code
     except (KeyboardInterrupt, typer.Abort):

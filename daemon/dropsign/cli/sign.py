@@ -60,7 +60,7 @@ class _Show:
 
 def sign(
     context: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(help="Files and directories to sign in place.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files and directories to sign in place.")],
     force: Annotated[bool, typer.Option("--force", help="Sign again what is signed already.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be signed.")] = False,
 ) -> int:

@@ -2,13 +2,21 @@
 
 import os
 import time
-from typing import Annotated, Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.markup import escape
 
 from dropsign.cli import console
-from dropsign.errors import ExitCode, UnreachableError
+from dropsign.errors import ExitCode
+
+if TYPE_CHECKING:
+    from dropsign.inquiry import Inquiry
+
+FAILED_SHOWN: Final = 5
+
+_SECONDS: Final = 1.0
+"""Between two looks of --watch."""
 
 
 def status(
@@ -18,39 +26,56 @@ def status(
 ) -> int:
     """Show backlog, counts, the gate and its reason."""
     from dropsign import config
+    from dropsign.inquiry import Inquiry
 
-    configuration = config.load(config.find(context.obj, os.environ), os.environ)
+    inquiry = Inquiry(config.load(config.find(context.obj, os.environ), os.environ))
+    if watch and console.out.is_terminal and not as_json:
+        _redraw(inquiry)
     while True:
-        current = _current(configuration)
-        if watch and not as_json and console.out.is_terminal:
-            console.out.clear()
         if as_json:
-            console.print_json(current)
+            console.print_json(inquiry.status())
         else:
-            for name, value in _rows(current):
-                console.out.print(f"[bold]{name:<22}[/] {escape(console.printable(value))}")
+            console.out.print(_text(inquiry))
         if not watch:
             return ExitCode.DONE
-        time.sleep(1)
+        time.sleep(_SECONDS)
 
 
-def _current(configuration: Any) -> dict[str, Any]:
-    """Return the daemon's status, or what the journal tells where no daemon runs."""
-    from dropsign import __version__
-    from dropsign.control import Control
-    from dropsign.status import from_journal
+def _redraw(inquiry: "Inquiry") -> None:
+    """Show it in place, for ever."""
+    from rich.live import Live
 
-    try:
-        if configuration.http.socket is not None:
-            return Control(configuration.http.socket).status()
-    except UnreachableError:
-        if not configuration.journal.path.exists():
-            raise
-    outbox = str(configuration.outbox.path)
-    return from_journal(configuration.journal.path, __version__, outbox, time.time()).as_dict()
+    with Live(_text(inquiry), console=console.out, screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(_SECONDS)
+            live.update(_text(inquiry), refresh=True)
+
+
+def _text(inquiry: "Inquiry") -> Any:
+    """Return how things are, a line each, as rich's Text."""
+    from rich.text import Text
+
+    current = inquiry.status()
+    rows = _rows(current)
+    if current["failed"]:
+        rows += [
+            ("" if number else "failed of late", f"{file['path']}: {file['reason']}: {file['error']}")
+            for number, file in enumerate(inquiry.files("failed", FAILED_SHOWN))
+        ]
+        rows.append(("next", "dropsign explain FILE tells more; dropsign retry FILE, or --all, puts it back"))
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for number, (name, value) in enumerate(rows):
+        text.append("\n" if number else "").append(f"{name:<22} ", style="bold")
+        text.append(console.printable(value), style=_STYLES.get(value.split(" ", 1)[0], ""))
+    return text
+
+
+_STYLES: Final = {"ready": "green", "open": "green", "not": "bold red", "closed": "bold red"}
 
 
 def _rows(current: dict[str, Any]) -> list[tuple[str, str]]:
+    from dropsign.explaining import gate_remedy
+
     rows: list[tuple[str, str]] = []
 
     def row(name: str, value: object) -> None:
@@ -64,6 +89,7 @@ def _rows(current: dict[str, Any]) -> list[tuple[str, str]]:
     gate = current["gate"]
     if gate["closed"]:
         row("gate", f"closed for {gate['closed_seconds']:.0f} s: {gate['reason']}: {gate['detail']}")
+        row("next", gate_remedy(gate["reason"]))
     elif current["running"]:
         row("gate", "open")
     row("waiting", f"{current['backlog']} ({current['settling']} settling, {current['deferred']} deferred)")
@@ -76,5 +102,6 @@ def _rows(current: dict[str, Any]) -> list[tuple[str, str]]:
     row("failed", f"{current['failed']}")
     row("refused", current["refused"])
     for which, ends in current["certificates"].items():
-        row(f"{which} certificate", f"until {ends}")
+        days = (datetime.fromisoformat(ends) - datetime.now(UTC)).days
+        row(f"{which} certificate", f"until {ends[:10]}, for {days} days")
     return rows

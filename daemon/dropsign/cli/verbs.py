@@ -5,11 +5,14 @@ from typing import Any
 
 from dropsign.cli.check import check
 from dropsign.cli.demo import demo
+from dropsign.cli.explain import explain
 from dropsign.cli.keygen import keygen
+from dropsign.cli.retry import retry
 from dropsign.cli.run import run
 from dropsign.cli.service import service
 from dropsign.cli.sign import sign
 from dropsign.cli.status import status
 from dropsign.cli.verify import verify
+from dropsign.cli.wait import wait
 
-ALL: list[Callable[..., Any]] = [run, demo, sign, verify, status, check, keygen, service]
+ALL: list[Callable[..., Any]] = [run, demo, sign, verify, wait, status, explain, retry, check, keygen, service]

@@ -18,7 +18,7 @@ _COLOURS = {"ok": "green", "unsigned": "yellow", "stale": "yellow"}
 
 def verify(
     context: typer.Context,
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Files (or their FILE.sign) and directories.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Files (or their FILE.sign) and directories.")],
     key: Annotated[
         Path | None, typer.Option(help="Public key or certificate of the service, PEM; else verify.key is used.")
     ] = None,
@@ -44,7 +44,7 @@ def verify(
     scheme = scheme or (configuration.verify.scheme if configuration else "ecdsa-sha256")
     defaults = Outbox.model_fields
     verification = Verification(
-        Verifier.load(key, scheme),
+        Verifier.load(key, scheme).proves,
         Filters(outbox.include, outbox.exclude)
         if outbox
         else Filters(defaults["include"].default, defaults["exclude"].default),

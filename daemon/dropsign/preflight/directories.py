@@ -9,6 +9,7 @@ from typing import Final
 
 from dropsign.errors import ConfigurationError, OutboxError
 from dropsign.filters import Filters
+from dropsign.model import NAME_MAX, SIGN_SUFFIX
 from dropsign.outbox import Outbox
 from dropsign.preflight.finding import Finding, Setup, fail, mistake, ok, warn
 
@@ -36,12 +37,22 @@ def outbox(setup: Setup) -> Iterator[Finding]:
     else:
         yield _writable("outbox.path", given.path)
         yield from _space("outbox.path", given.path)
+        yield names(os.pathconf(given.path, "PC_NAME_MAX"))
         kind = file_system(given.path)
         if given.watcher == "poll" or not is_deaf(kind):
             yield ok("outbox.watcher", f'"{given.watcher}" suits {kind}')
         else:
             remedy = 'set outbox.watcher = "poll", unless every change is made on this machine, through this mount'
             yield warn("outbox.watcher", f"{kind} does not tell of changes made elsewhere", remedy)
+
+
+def names(longest: int) -> Finding:
+    """Hold the file system's longest name, in bytes, against what signatures and temporaries need."""
+    message = f"names of {longest} bytes"
+    if longest < NAME_MAX:
+        remedy = f"keep names of drops within {longest - len(SIGN_SUFFIX)} bytes, or use a file system with longer ones"
+        return warn("outbox.path", f"{message} are the longest here; NAME.sign must fit", remedy)
+    return ok("outbox.path", f"{message} fit, so drops may have {longest - len(SIGN_SUFFIX)}")
 
 
 def state(setup: Setup) -> Iterator[Finding]:
