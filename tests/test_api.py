@@ -201,6 +201,34 @@ def test_slow_clients_disturb_nobody(box: Sandbox, sides: tuple[Side, Side]) -> 
     assert box.stop_daemon() == 0, "they do not hold up a stop either"
 
 
+def test_answers_while_the_journal_cannot_be_written(box: Sandbox) -> None:
+    """With no room for the journal, whoever asks is told so with the last known counts, and all goes on afterwards."""
+    if os.geteuid() != 0:
+        pytest.skip("needs a mount namespace of its own")
+    state = box.journal.parent
+    state.mkdir()
+    mount = f"mount -t tmpfs -o size=1m tmpfs '{state}' && exec \"$@\""
+    daemon = box.start_daemon(prefix=["unshare", "--mount", "sh", "-c", mount, "-"])
+    box.wait_signed(box.drop("before"))
+    wait_until(lambda: box.status()["signed"] == 1, what="the record")
+    filler = Path(f"/proc/{daemon.pid}/root{state}/filler")
+    with suppress(OSError), filler.open("wb", buffering=0) as full:
+        while full.write(bytes(4096)) == 4096:
+            pass
+    paths = [box.drop(f"f{number}") for number in range(50)]
+    wait_until(lambda: "the gate is closed: journal" in box.ask("/readyz")[1]["reasons"], what="the gate's closing")
+    status = box.status()
+    assert status["counts_are_old"]
+    assert status["signed"] == 1
+    assert status["gate"]["reason"] == "journal"
+    assert b'dropsign_gate_closed{reason="journal"} 1.0' in Side(box.socket).call("GET", "/metrics").body
+    assert Side(box.socket).call("GET", "/healthz").status == 200
+    filler.unlink()
+    box.wait_signed(*paths)
+    wait_until(lambda: box.status()["signed"] == 51, what="the records")
+    assert not box.status()["counts_are_old"]
+
+
 def test_what_is_known_of_a_file(box: Sandbox) -> None:
     """A lookup tells what an operator needs: settling and why, the last error and the next try, when it was signed."""
     box.configure("outbox", settle_seconds=3600)

@@ -181,7 +181,7 @@ def test_pictures_for_the_documentation(box: Sandbox, browser: Browser) -> None:
     while (left := end - time.monotonic()) > 0:
         number += 1
         box.drop(f"batch/{number:06}.txt", os.urandom(200))
-        time.sleep(0.02 + 0.08 * ((left / 60) % 4 > 1.5) + (0.3 if left % 200 < 25 else 0))
+        time.sleep(0.04 + 0.16 * ((left / 60) % 4 > 1.5) + (0.3 if left % 200 < 25 else 0))
     visits = {
         "status-page.png": Visit(browser, box, viewport={"width": 1100, "height": 700}),
         "status-page-dark.png": Visit(browser, box, viewport={"width": 1100, "height": 700}, color_scheme="dark"),

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from dropsign.config import Configuration
 
-_PATH: Final = re.compile(r"(?<![\w/:.<])/(?:[^\s/:;,'\"]+/)*[^\s/:;,'\"]*")
+_PATH: Final = re.compile(r"(?<![\w/:.<])/(?:[^\s/:;,'\"()]+/)*[^\s/:;,'\"()]*")
 """An absolute path in a text; a URL's is none."""
 
 _FREE: Final = frozenset({"path", "sha256", "state"})
@@ -19,7 +19,7 @@ def discreet(value: Any, known: Collection[Path]) -> Any:
 
     Args:
         value: the answer.
-        known: paths that may hold blanks and so would not be seen as one.
+        known: paths that may be in it; those with blanks would not be recognised by their look.
     """
     match value:
         case dict():
@@ -27,8 +27,8 @@ def discreet(value: Any, known: Collection[Path]) -> Any:
         case list():
             return [discreet(each, known) for each in value]
         case str():
-            for path in sorted(known, key=lambda path: len(path.parts), reverse=True):
-                if path.name:
+            for path in known:
+                if not _PATH.fullmatch(str(path)):
                     value = value.replace(str(path), path.name)
             return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], value)
         case _:

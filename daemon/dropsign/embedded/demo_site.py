@@ -17,7 +17,7 @@ from dropsign.errors import UnreachableError
 
 HOST: Final = "127.0.0.1"
 
-STATUS_PAGE: Final = "/api/status"
+STATUS_PAGE: Final = "/"
 """Where on `listen` a browser shows how things are."""
 
 _MORE_CONFIGURATION: Final = """\

@@ -174,7 +174,7 @@ function showThroughput(throughput) {
   const span = rates.length * step / 60;
   for (const minutes of [span, span * 2 / 3, span / 3, 0]) {
     const anchor = minutes === span ? "start" : minutes === 0 ? "end" : "middle";
-    const text = minutes === 0 ? "now" : `${number(minutes)} min ago`;
+    const text = minutes === 0 ? "now" : `−${number(minutes)} min`;
     draw(byId("labels"), "text", {x: left + (width - left) * (1 - minutes / span), y: height - 3, "text-anchor": anchor}, text);
   }
   const points = rates.map((value, at) => `${x(at).toFixed(1)} ${y(value).toFixed(1)}`).join("L");
