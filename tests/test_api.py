@@ -92,7 +92,7 @@ BAD = [
     ("POST", "/api/retry", b'{"paths": ["/etc/passwd"]}', 400, "names alone"),
     ("POST", "/api/retry", b'{"paths": ["a/../../b"]}', 400, "names alone"),
     ("POST", "/api/retry", b'{"paths": [], "force": "yes"}', 400, '"force" must be true or false'),
-    "POST", "/api/retry", b'{"paths": [], "all": true}', 400, "one of"),
+    ("POST", "/api/retry", b'{"paths": [], "all": true}', 400, "one of"),
     ("POST", "/api/retry", b'{"all": true, "sure": true}', 400, "'sure' is unknown"),
     ("POST", "/api/rescan", b'{"deep": true}', 400, "'deep' is unknown"),
     ("POST", "/api/lookup", b"{}", 400, '"paths" must be a list'),

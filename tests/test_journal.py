@@ -185,6 +185,8 @@ def test_rested_drops(journal: Journal) -> None:
     assert asyncio.run(journal.rested(99.9, 400.0, 9)) == []
     assert [entry.path for entry in asyncio.run(journal.rested(100.0, 400.0, 9))] == [b"soon"]
     assert len(asyncio.run(journal.rested(300.0, 400.0, 1))) == 1
+    set_back = asyncio.run(journal.rested(-3600.0, -3000.0, 9))
+    assert len(set_back) == 2, "after the clock was set back an hour, none rests for that hour as well"
 
 
 def test_counts_and_the_oldest(journal: Journal) -> None:

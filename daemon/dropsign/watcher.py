@@ -43,10 +43,15 @@ class Loss(StrEnum):
     """The outbox was removed, moved or unmounted."""
     LIMIT = "watch_limit"
     """The kernel gives no more watches, so that a directory is not watched."""
+    ACCESS = "unreadable"
+    """A directory may not be read, and so not be watched either."""
     WATCH = "watch_failed"
-    """A directory cannot be watched for another reason: it may not be read, most of all."""
+    """A directory cannot be watched for another reason."""
     READER = "reader_died"
     """The thread ended."""
+
+
+_CAUSES: Final[dict[int | None, Loss]] = {errno.ENOSPC: Loss.LIMIT, errno.EACCES: Loss.ACCESS}
 
 
 class _Reader(InotifyFD):
@@ -229,7 +234,7 @@ class Watcher:
                 self._unwatched.pop(path, None)
                 return False  # vanished or replaced; its parent's watch tells
             except OSError as error:
-                loss = Loss.LIMIT if error.errno == errno.ENOSPC else Loss.WATCH
+                loss = _CAUSES.get(error.errno, Loss.WATCH)
                 if self._unwatched.get(path) is not loss:
                     self._unwatched[path] = loss
                     self._lost(loss, f"{error.strerror}: {os.fsdecode(path)}")
