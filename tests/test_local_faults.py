@@ -22,6 +22,8 @@ from tests.support.faults import (
 )
 from tests.support.sandbox import Sandbox, dropsign, powerless, wait_until
 
+pytestmark = pytest.mark.timeout(300)
+
 PATIENCE: Final = 60
 
 ONCE: Final = [("closed", "disk"), ("opened", "disk")]

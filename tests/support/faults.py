@@ -32,8 +32,7 @@ def small_disk(directory: Path, size: str = "1m") -> Iterator[Path]:
 
 def remount(directory: Path, option: str) -> None:
     """Remount a file system with another option; tried again while somebody has a file open for writing there."""
-
-    command = ["mount", "-o", f"remount,{option}", directory]
+    command: list[str | Path] = ["mount", "-o", f"remount,{option}", directory]
     wait_until(lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0, what="the remount")
 
 
@@ -84,11 +83,11 @@ def failed_and_renamed(record: Path) -> tuple[set[str], set[str]]:
 
 @contextmanager
 def no_more_descriptors(box: Sandbox) -> Iterator[None]:
-    """Let the running daemon open nothing beside what it has open."""
+    """Let the running daemon open nothing beside what it has open: a new descriptor gets the lowest free number."""
     assert box.daemon is not None
     pid = box.daemon.pid
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), before[1]))
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
     try:
         yield
     finally:
