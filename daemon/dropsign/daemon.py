@@ -15,6 +15,7 @@ from dropsign import __version__, config, credentials
 from dropsign.answers import Answers
 from dropsign.api import Api
 from dropsign.config import Configuration
+from dropsign.descriptors import SHORTAGE, are_exhausted
 from dropsign.discretion import named_paths
 from dropsign.errors import DropsignError, ExitCode, SigningError, is_shortage
 from dropsign.filters import Filters
@@ -184,6 +185,7 @@ class Daemon:
             interval = min(interval, wanted / 3)
         gate = self._pipeline.gate
         while True:
+            self._watch_descriptors()
             await self._keeper.check()
             await self._rotation.check(self._signer, trial=lambda: gate.closed is None)
             self._rotation.warn_of_expiry()
@@ -197,6 +199,13 @@ class Daemon:
                 async with asyncio.timeout(_STATUS_SECONDS):
                     self._notifier.status((await self._answers.status()).as_line())
             await asyncio.sleep(interval)
+
+    def _watch_descriptors(self) -> None:
+        """Hold the gate shut while nothing more can be opened, even if nobody needs to just now."""
+        if are_exhausted():
+            self._pipeline.gate.hold("resources", SHORTAGE, by="descriptors")
+        else:
+            self._pipeline.gate.release("descriptors")
 
     async def _requeue(self) -> None:
         """Queue deferred drops when their time has come."""

@@ -42,15 +42,15 @@ def requests_borne(limit: int) -> int:
     return (limit - RESERVED) // _EACH
 
 
-def have_run_out(error: Exception) -> bool:
-    """Tell whether an error comes of too few descriptors or too little memory, even where it does not say so.
-
-    What looks names up hides its cause; that nothing more can be opened just now tells.
-    """
-    if is_shortage(error):
-        return True
+def are_exhausted() -> bool:
+    """Tell whether this process can open nothing more just now."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as refusal:
-        return is_shortage(refusal)
+    except OSError as error:
+        return is_shortage(error)
     return False
+
+
+def have_run_out(error: Exception) -> bool:
+    """Tell whether an error comes of too few descriptors, even where it does not say so, as in looking names up."""
+    return is_shortage(error) or are_exhausted()

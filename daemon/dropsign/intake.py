@@ -290,12 +290,10 @@ class Intake:
     async def _survey(self, paths: Sequence[bytes], *, closely: bool) -> tuple[list[Look], dict[bytes, Entry]]:
         look = partial(self._parts.outbox.look, paths, closely=closely)
         gate, loop = self._parts.gate, asyncio.get_running_loop()
-        try:
-            while any(map(is_shortage, looks := await loop.run_in_executor(self._thread, look))):
-                gate.hold("resources", f"no file can be looked at: {SHORTAGE}", by=self)
-                await asyncio.sleep(_SHORTAGE_SECONDS)
-        finally:
-            gate.release(self)
+        while any(map(is_shortage, looks := await loop.run_in_executor(self._thread, look))):
+            gate.hold("resources", f"no file can be looked at: {SHORTAGE}", by=self)
+            await asyncio.sleep(_SHORTAGE_SECONDS)
+        gate.release(self)
         return [look for look in looks if isinstance(look, Look)], await self._parts.journal.lookup(paths)
 
     # Decisions carried out

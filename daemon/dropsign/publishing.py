@@ -54,7 +54,8 @@ class Publisher:
                     self._gate.hold(reason, detail, by=publication.path)
                 await self._pause()
         finally:
-            self._gate.release(publication.path)
+            if not self._impatient.is_set():  # at the end, what is not over stays so
+                self._gate.release(publication.path)
 
     async def _pause(self) -> None:
         try:

@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
@@ -20,6 +21,7 @@ from typing import Final
 
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
+from dropsign.errors import is_shortage
 from dropsign.filters import is_ours
 from dropsign.model import Notice
 
@@ -95,6 +97,9 @@ class _Reader(InotifyFD):
 
 
 _BUFFER: Final = 64 * 1024
+
+_SHORTAGE_SECONDS: Final = 1.0
+"""How long the reader waits for a descriptor; what comes meanwhile waits in the kernel, or is left to a scan."""
 
 
 class Watcher:
@@ -251,8 +256,11 @@ class Watcher:
             try:
                 with os.scandir(self.root + b"/" + directory) as entries:
                     found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-            except OSError:
-                continue  # gone, or unreadable: then its watch failed too
+            except OSError as error:  # gone, or unreadable: then its watch failed too
+                if is_shortage(error):
+                    time.sleep(_SHORTAGE_SECONDS)
+                    waiting.append(directory)
+                continue
             prefix = directory + b"/" if directory else b""
             for name, is_directory in found:
                 if is_directory:

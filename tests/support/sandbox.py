@@ -269,7 +269,12 @@ class Sandbox:
     # The daemon
 
     def start_daemon(
-        self, *, wait: bool = True, environment: dict[str, str] | None = None, prefix: Sequence[str] = ()
+        self,
+        *,
+        wait: bool = True,
+        environment: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> subprocess.Popen[bytes]:
         """Start the daemon, and wait until it says that it is ready.
 
@@ -277,11 +282,12 @@ class Sandbox:
             wait: wait for that.
             environment: beside this process's own.
             prefix: a command that runs the daemon.
+            options: of `run`.
         """
         before = len(self.events("daemon.ready"))
         with self.daemon_log.open("ab") as log:
             self.daemon = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "dropsign", "--config", str(self.config), "run"],
+                [*prefix, sys.executable, "-m", "dropsign", "--config", str(self.config), "run", *options],
                 stdout=log, stderr=log, env={**os.environ, **(environment or {})},
             )  # fmt: skip
         daemon = self.daemon
