@@ -107,11 +107,14 @@ class Signature:
         text: exactly the bytes that belong into FILE.sign.
         sha256: digest of the content that it signs.
         size: of that content, in bytes.
+        proof: the SHA-256 of the certificate that the service showed, and the serial number (in hexadecimal) of the
+            one that we did; None for a signature that was not asked for by us.
     """
 
     text: bytes
     sha256: bytes
     size: int
+    proof: tuple[bytes, str] | None = None
 
 
 @dataclass(slots=True)
