@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 
 from dropsign import cli, schema
 from dropsign.chain import Audit
-from dropsign.history import anchor, links, open_read_only
+from dropsign.history import Reader
 from dropsign.journal import Journal
 from dropsign.model import Drop, Fingerprint, Signature
 from tests.support.names import HOSTILE
@@ -217,11 +217,10 @@ def test_pruning_while_it_is_read(config: Path) -> None:
     for number in range(3000):
         sign(journal, b"%d" % number, published=False)
     asyncio.run(journal.flush())
-    with closing(open_read_only(path)) as other:
-        check = Audit(anchor(other))
-        walk = links(other)
+    with closing(Reader(path)) as history:
+        check = Audit(history.anchor())
         flaws = []
-        for link in walk:
+        for link in history.links():
             flaws += list(check.flaws([link]))
             if link.record.number == 500:
                 journal.forget([b"%d" % number for number in range(3000)])

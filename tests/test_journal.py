@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from dropsign import history, schema
+from dropsign import schema
 from dropsign.chain import Audit
 from dropsign.commits import COMMIT_SECONDS
 from dropsign.errors import JournalError, OutboxLockedError
+from dropsign.history import Reader
 from dropsign.journal import PAGE, Journal
 from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, State
 
@@ -553,16 +554,16 @@ def test_kill_9_keeps_all_that_was_flushed(path: Path) -> None:
 
         asyncio.run(check())
         journal.close()
-        with closing(history.open_read_only(path)) as connection:
-            assert not list(Audit(history.anchor(connection)).flaws(history.links(connection)))
+        with closing(Reader(path)) as history:
+            assert not list(Audit(history.anchor()).flaws(history.links()))
 
 
 FULL_DISK = """
 import asyncio, os, subprocess, sys, threading, time
 from contextlib import closing
 from pathlib import Path
-from dropsign import history
 from dropsign.chain import Audit
+from dropsign.history import Reader
 from dropsign.journal import Journal
 from dropsign.model import Drop, Fingerprint, Signature, State
 
@@ -604,9 +605,9 @@ assert asyncio.run(check())[State.SIGNED] == 201
 assert journal.is_alive
 assert told.count(None) == 1 and told[-1] is None and len(told) == 2, told
 journal.close()
-with closing(history.open_read_only(root / "journal.sqlite3")) as connection:
-    audit = Audit(history.anchor(connection))
-    assert not list(audit.flaws(history.links(connection))) and audit.count == 201, audit.count
+with closing(Reader(root / "journal.sqlite3")) as history:
+    audit = Audit(history.anchor())
+    assert not list(audit.flaws(history.links())) and audit.count == 201, audit.count
 print("nothing lost")
 """
 

@@ -3,6 +3,7 @@
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
@@ -89,24 +90,6 @@ class History:
         return int(number)
 
 
-def open_read_only(path: Path) -> sqlite3.Connection:
-    """Open a journal to read its history, beside a running daemon or without one.
-
-    Raises:
-        JournalError: there is none, or an older daemon made it.
-    """
-    if not path.exists():
-        msg = f"journal.path: there is no {path}; the daemon makes it when it first runs"
-        raise JournalError(msg)
-    connection = schema.connect(path, read_only=True)
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version < len(schema.MIGRATIONS):
-        connection.close()
-        msg = f"journal.path: {path} was written by an older dropsign; start the daemon once to bring it up to date"
-        raise JournalError(msg)
-    return connection
-
-
 def anchor(connection: sqlite3.Connection) -> Head:
     """Return the last record that was forgotten, which the first one that is kept follows."""
     row = connection.execute("SELECT number, hash FROM anchor").fetchone()
@@ -122,32 +105,6 @@ def head(connection: sqlite3.Connection) -> Head:
     query = "SELECT id, hash FROM signatures WHERE id > ? ORDER BY id DESC LIMIT 1"
     row = connection.execute(query, (kept.number,)).fetchone()
     return Head(*row) if row else kept
-
-
-def links(connection: sqlite3.Connection) -> Iterator[Link]:
-    """Yield the whole chain, oldest first, a page at a time; what is pruned meanwhile is passed over.
-
-    Raises:
-        JournalError: it cannot be read.
-    """
-    before = Head(-1, b"")
-    try:
-        while True:
-            connection.execute("BEGIN")  # one state of the journal for each page
-            kept = anchor(connection)
-            if kept.number > before.number:
-                before = kept
-            rows = connection.execute(_READ, (before.number, PAGE)).fetchall()
-            connection.execute("COMMIT")
-            for number, at, directory, name, *values, stored in rows:
-                path = directory + b"/" + name if directory else name
-                yield Link(Record(number, at, path, *values), stored, before)
-                before = Head(number, stored)
-            if len(rows) < PAGE:
-                return
-    except sqlite3.Error as error:
-        msg = f"the journal cannot be read: {error}"
-        raise JournalError(msg) from None
 
 
 def prune(connection: sqlite3.Connection, after: int, before: float) -> int | None:
@@ -175,3 +132,84 @@ def prune(connection: sqlite3.Connection, after: int, before: float) -> int | No
     if number > kept.number:
         connection.execute("UPDATE anchor SET number = ?, hash = ?", (number, stored))
     return int(number) if len(old) == PAGE else None
+
+
+class Reader:
+    """Reads the history, beside a running daemon or without one."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a journal.
+
+        Raises:
+            JournalError: there is none, or an older daemon made it.
+        """
+        if not path.exists():
+            msg = f"journal.path: there is no {path}; the daemon makes it when it first runs"
+            raise JournalError(msg)
+        self._connection = schema.connect(path, read_only=True)
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version < len(schema.MIGRATIONS):
+            self.close()
+            msg = f"journal.path: {path} was written by an older dropsign; start the daemon once to bring it up to date"
+            raise JournalError(msg)
+
+    def close(self) -> None:
+        """Close it."""
+        self._connection.close()
+
+    def anchor(self) -> Head:
+        """Return the last record that was forgotten, which the first one that is kept follows.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        with _readable():
+            return anchor(self._connection)
+
+    def links(self) -> Iterator[Link]:
+        """Yield the whole chain, oldest first, a page at a time; what is pruned meanwhile is passed over.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        before = Head(-1, b"")
+        while True:
+            with _readable():
+                self._connection.execute("BEGIN")  # one state of the journal for each page
+                before = max(before, anchor(self._connection))
+                rows = self._connection.execute(_READ, (before.number, PAGE)).fetchall()
+                self._connection.execute("COMMIT")
+            for number, at, directory, name, *values, stored in rows:
+                path = directory + b"/" + name if directory else name
+                yield Link(Record(number, at, path, *values), stored, before)
+                before = Head(number, stored)
+            if len(rows) < PAGE:
+                return
+
+    def made(self, path: bytes, text: bytes) -> bytes | None:
+        """Return the digest of the content that a signature was made for; None if it never was made for that path.
+
+        Args:
+            path: relative to the outbox.
+            text: the signature.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        directory, _, name = path.rpartition(b"/")
+        query = (
+            "SELECT sha256 FROM signatures WHERE text = ? AND name = ?"
+            " AND directory = (SELECT id FROM directories WHERE path = ?) ORDER BY id DESC LIMIT 1"
+        )
+        with _readable():
+            row = self._connection.execute(query, (text, name, directory)).fetchone()
+        return row[0] if row else None
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        msg = f"the journal cannot be read: {error}"
+        raise JournalError(msg) from None

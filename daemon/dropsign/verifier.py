@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 
 from dropsign.errors import CredentialsError
+from dropsign.model import Signature
 
 _Key = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
@@ -111,6 +112,12 @@ class Verifier:
         except InvalidSignature:
             return False
         return True
+
+    def fits(self, path: bytes, file: io.BufferedIOBase, signature: Signature) -> bool:  # noqa: ARG002
+        """See verifying.Proof."""
+        if self.needs_content:
+            return self.verify_file(file, signature.text)
+        return self.verify_digest(signature.text, signature.sha256)
 
     def verify_file(self, file: io.BufferedIOBase, signature_text: bytes) -> bool:
         """Tell whether a signature fits an open file, with memory that does not grow with it.

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,9 +12,8 @@ from dropsign.cli import console
 from dropsign.errors import ConfigurationError, ExitCode
 
 if TYPE_CHECKING:
-    import sqlite3
-
     from dropsign.chain import Flaw
+    from dropsign.history import Reader
 
 _FLAWS_SHOWN = 100
 _HASH_BYTES = 32
@@ -34,7 +34,8 @@ def audit(
     ] = None,
 ) -> int:
     """Export or verify the history of signatures, each record chained to the one before by its hash."""
-    from dropsign import config, history
+    from dropsign import config
+    from dropsign.history import Reader
 
     if (since if action == "verify" else head) is not None:
         msg = f"audit {action} knows no {'--since' if action == 'verify' else '--head'}; see dropsign audit --help"
@@ -42,29 +43,26 @@ def audit(
     beginning = _time(since) if since is not None else None
     wanted = _hash(head) if head is not None else None
     configuration = config.load(config.find(context.obj, os.environ), os.environ)
-    connection = history.open_read_only(configuration.journal.path)
-    try:
-        return _export(connection, beginning) if action == "export" else _verify(connection, wanted)
-    finally:
-        connection.close()
+    with closing(Reader(configuration.journal.path)) as history:
+        return _export(history, beginning) if action == "export" else _verify(history, wanted)
 
 
-def _export(connection: "sqlite3.Connection", beginning: float | None) -> int:
-    from dropsign import chain, history
+def _export(history: "Reader", beginning: float | None) -> int:
+    from dropsign import chain
 
-    for link in history.links(connection):
+    for link in history.links():
         if beginning is None or link.record.at >= beginning:
             sys.stdout.write(chain.line(link) + "\n")
     return ExitCode.DONE
 
 
-def _verify(connection: "sqlite3.Connection", wanted: bytes | None) -> int:
-    from dropsign import chain, history
+def _verify(history: "Reader", wanted: bytes | None) -> int:
+    from dropsign import chain
 
-    anchor = history.anchor(connection)
+    anchor = history.anchor()
     check = chain.Audit(anchor, wanted)
     found = 0
-    for found, flaw in enumerate(check.flaws(history.links(connection)), 1):
+    for found, flaw in enumerate(check.flaws(history.links()), 1):
         if found <= _FLAWS_SHOWN:
             console.out.print(_sentence(flaw), markup=False)
     if found > _FLAWS_SHOWN:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dropsign.cli.audit import audit
+from dropsign.cli.bundle import bundle
 from dropsign.cli.check import check
 from dropsign.cli.demo import demo
 from dropsign.cli.keygen import keygen
@@ -13,4 +14,4 @@ from dropsign.cli.sign import sign
 from dropsign.cli.status import status
 from dropsign.cli.verify import verify
 
-ALL: list[Callable[..., Any]] = [run, demo, sign, verify, status, audit, check, keygen, service]
+ALL: list[Callable[..., Any]] = [run, demo, sign, verify, bundle, status, audit, check, keygen, service]
