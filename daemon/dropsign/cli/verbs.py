@@ -8,10 +8,11 @@ from dropsign.cli.bundle import bundle
 from dropsign.cli.check import check
 from dropsign.cli.demo import demo
 from dropsign.cli.keygen import keygen
+from dropsign.cli.logs import logs
 from dropsign.cli.run import run
 from dropsign.cli.service import service
 from dropsign.cli.sign import sign
 from dropsign.cli.status import status
 from dropsign.cli.verify import verify
 
-ALL: list[Callable[..., Any]] = [run, demo, sign, verify, bundle, status, audit, check, keygen, service]
+ALL: list[Callable[..., Any]] = [run, demo, sign, verify, bundle, status, logs, audit, check, keygen, service]
