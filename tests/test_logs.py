@@ -1,4 +1,4 @@
-"""`dropsign logs` shows any log to people and loses no line of it; the daemon's own goes to files and to the journal."""
+"""`dropsign logs` shows any log to people, and loses no line; the daemon's own goes to files and to the journal."""
 
 import io
 import json
