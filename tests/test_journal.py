@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from dropsign import schema
+from dropsign.chain import Audit
 from dropsign.commits import COMMIT_SECONDS
 from dropsign.errors import JournalError, OutboxLockedError
+from dropsign.history import Reader
 from dropsign.journal import PAGE, Journal
 from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, State
 
@@ -554,11 +556,16 @@ def test_kill_9_keeps_all_that_was_flushed(path: Path) -> None:
 
         asyncio.run(check())
         journal.close()
+        with closing(Reader(path)) as history:
+            assert not list(Audit(history.anchor()).flaws(history.links()))
 
 
 FULL_DISK = """
 import asyncio, os, subprocess, sys, threading, time
+from contextlib import closing
 from pathlib import Path
+from dropsign.chain import Audit
+from dropsign.history import Reader
 from dropsign.journal import Journal
 from dropsign.model import Drop, Fingerprint, Signature, State
 
@@ -600,6 +607,9 @@ assert asyncio.run(check())[State.SIGNED] == 201
 assert journal.is_alive
 assert told.count(None) == 1 and told[-1] is None and len(told) == 2, told
 journal.close()
+with closing(Reader(root / "journal.sqlite3")) as history:
+    audit = Audit(history.anchor())
+    assert not list(audit.flaws(history.links())) and audit.count == 201, audit.count
 print("nothing lost")
 """
 

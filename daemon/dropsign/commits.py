@@ -94,9 +94,9 @@ class CommitThread:
         """
         self._operations.put(_Operation(work, writes=True, name=name))  # a future would cost more than the write
 
-    def flush(self) -> "Future[None]":
-        """Return what is done when all writes before are committed."""
-        return self._submit(lambda _: None, writes=True)
+    def flush(self, work: Callable[[sqlite3.Connection], Any] = lambda _: None) -> "Future[None]":
+        """Have something written; return what is done when that, and all writes before, are committed."""
+        return self._submit(work, writes=True)
 
     def close(self) -> None:
         """Carry out what was asked for, commit, and end; blocks. A commit that fails now is given up."""

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 from dropsign import __version__, config, credentials
 from dropsign.answers import Answers
 from dropsign.api import Api
+from dropsign.auditing import Auditing
 from dropsign.config import Configuration
 from dropsign.descriptors import SHORTAGE, are_exhausted
 from dropsign.discretion import named_paths
@@ -91,6 +92,7 @@ class Daemon:
             log=log,
             metrics=self._report.metrics,
         )
+        self._auditing = Auditing(self._pipeline.parts.journal, log, configuration.journal.keep_days)
         self._answers = Answers(self._pipeline, self._keeper, self._rotation, self._report)
         self._api = Api(self._answers.sources(), {path, *named_paths(configuration)})
 
@@ -148,6 +150,7 @@ class Daemon:
             self._keeper.poll(),
             self._supervise(),
             self._requeue(),
+            self._auditing.run(),
             self._probe_when_idle(),
         ):
             self._spawn(service)
@@ -300,6 +303,9 @@ class Daemon:
         cut.cancel()
         await self._signer.close()
         await self._api.close()
+        with suppress(TimeoutError, DropsignError):  # a journal that cannot be written has no end to tell of
+            async with asyncio.timeout(_STATUS_SECONDS):
+                self._auditing.tell(await self._pipeline.parts.journal.head())
         await asyncio.to_thread(self._pipeline.parts.journal.close)
         self._pipeline.parts.outbox.close()
         self._log.info("daemon.stopped")

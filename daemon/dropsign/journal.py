@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dropsign import rows, schema
+from dropsign.chain import Head
 from dropsign.commits import CommitThread
 from dropsign.errors import JournalError
+from dropsign.history import History, prune
 from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, State
 from dropsign.trouble import Trouble
 
@@ -57,8 +59,9 @@ class Journal:
             self._unlock()
             raise
         self._counter = schema.Counter(connection)
+        self._history = History()
         self._thread = CommitThread(
-            connection, on_trouble=on_trouble, on_defect=on_defect, on_rollback=self._directories.clear
+            connection, on_trouble=on_trouble, on_defect=on_defect, on_rollback=self._on_rollback
         )
 
     def close(self) -> None:
@@ -80,6 +83,10 @@ class Journal:
         """Return a place at the end of the queue."""
         self.last_ticket += 1
         return self.last_ticket
+
+    def _on_rollback(self) -> None:
+        self._directories.clear()
+        self._history.forget()
 
     # Reads
 
@@ -220,6 +227,22 @@ class Journal:
         """Wait until all writes before this call are committed."""
         await asyncio.wrap_future(self._thread.flush())
 
+    async def head(self) -> Head:
+        """Return the end of the audit chain, once it is committed."""
+        return await self._changed(self._history.head)
+
+    async def prune(self, before: float) -> None:
+        """Forget signatures made before a time (seconds since the epoch), but for those of files that are there."""
+        after: int | None = 0
+        while after is not None:
+            after = await self._changed(partial(prune, after=after, before=before))
+
+    async def _changed(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Have something written; return what it gave once it is committed."""
+        results: list[T] = []  # it is carried out again after a rollback; the last time counts
+        await asyncio.wrap_future(self._thread.flush(lambda connection: results.append(operation(connection))))
+        return results[-1]
+
     def _ask(self, operation: Callable[[sqlite3.Connection], T], *, at_once: bool = False) -> "asyncio.Future[T]":
         return asyncio.wrap_future(self._thread.ask(operation, at_once=at_once))
 
@@ -240,8 +263,7 @@ class Journal:
 
     def _signed(self, connection: sqlite3.Connection, drop: Drop, signature: Signature, *, published: bool) -> None:
         directory, name = self._locate(connection, drop.path)
-        row = (time.time(), directory, name, signature.size, signature.sha256, signature.text, drop.attempts)
-        number = connection.execute(schema.INSERT_SIGNATURE, row).lastrowid
+        number = self._history.append(connection, directory, drop.path, signature, drop.attempts + 1)
         if published:
             self._upsert(connection, drop.path, State.SIGNED, drop.fingerprint, signature=number)
         else:

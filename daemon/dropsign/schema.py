@@ -4,12 +4,13 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Final
 
+from dropsign.chain import GENESIS, Head, Record, digest
 from dropsign.errors import JournalError, OutboxLockedError
 from dropsign.model import State
 from dropsign.states import MOVES
@@ -68,8 +69,38 @@ MIGRATIONS: Final[list[list[str]]] = [
         _legal_beginnings(),
         _legal_moves(),
     ],
+    [
+        """CREATE TABLE certificates (
+            id INTEGER PRIMARY KEY, service BLOB NOT NULL, client TEXT NOT NULL, UNIQUE (service, client)) STRICT""",
+        "CREATE TABLE anchor (number INTEGER NOT NULL, hash BLOB NOT NULL) STRICT",
+        "INSERT INTO anchor VALUES (0, zeroblob(32))",  # chain.GENESIS
+        "ALTER TABLE signatures ADD COLUMN certificates INTEGER REFERENCES certificates (id)",
+        "ALTER TABLE signatures ADD COLUMN hash BLOB NOT NULL DEFAULT x''",
+        "UPDATE signatures SET attempt = attempt + 1",
+    ],
 ]
 """For each version, what makes it of the one before; the last is the present one."""
+
+
+def _chain_history(connection: sqlite3.Connection) -> None:
+    """Make a chain of signatures recorded before there was one."""
+    query = (
+        "SELECT s.id, s.at, p.path, s.name, s.size, s.sha256, s.text, s.attempt FROM signatures s"
+        " JOIN directories p ON p.id = s.directory WHERE s.id > ? ORDER BY s.id LIMIT 1000"
+    )
+    before = GENESIS
+    while rows := connection.execute(query, (before.number,)).fetchall():
+        hashes = []
+        for number, at, directory, name, size, sha256, text, attempt in rows:
+            path = directory + b"/" + name if directory else name
+            record = Record(number, at, path, size, sha256, text, None, None, attempt)
+            before = Head(number, digest(record, before.hash))
+            hashes.append((before.hash, number))
+        connection.executemany("UPDATE signatures SET hash = ? WHERE id = ?", hashes)
+
+
+_FILLINGS: Final[dict[int, Callable[[sqlite3.Connection], None]]] = {2: _chain_history}
+"""What beside statements makes a version of the one before."""
 
 UPSERT: Final = """
     INSERT INTO drops (directory, name, state, device, inode, size, mtime_ns, ctime_ns, since,
@@ -80,10 +111,6 @@ UPSERT: Final = """
         ticket = excluded.ticket, attempts = excluded.attempts, not_before = excluded.not_before,
         reason = excluded.reason, error = excluded.error,
         signature = ifnull(excluded.signature, drops.signature)"""
-
-INSERT_SIGNATURE: Final = (
-    "INSERT INTO signatures (at, directory, name, size, sha256, text, attempt) VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
 
 
 def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection:
@@ -248,9 +275,11 @@ def _migrate(connection: sqlite3.Connection) -> None:
         return
     connection.execute("BEGIN EXCLUSIVE")
     try:
-        for statements in MIGRATIONS[version:]:
+        for number, statements in enumerate(MIGRATIONS[version:], version + 1):
             for statement in statements:
                 connection.execute(statement)
+            if (fill := _FILLINGS.get(number)) is not None:
+                fill(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         connection.execute("COMMIT")

@@ -95,6 +95,8 @@ def describe(entry: Entry) -> dict[str, Any]:
         "error": entry.error,
         "sha256": entry.sha256.hex() if entry.sha256 else None,
         "signed_at": entry.signed_at,
+        "service_certificate": entry.service.hex() if entry.service else None,
+        "client_certificate": entry.client,
         "signature": entry.text.decode("utf-8", "surrogateescape") if entry.text else None,
         "fingerprint": list(entry.fingerprint),
     }
