@@ -188,6 +188,7 @@ def test_forgetting_keeps_the_chain(config: Path) -> None:
         sign(journal, b"late-%d" % number, published=False)
         if number % 500:
             journal.forget([b"late-%d" % number])
+    asyncio.run(journal.flush())
     later = time.time() + 1
     asyncio.run(journal.prune(later))
     with closing(schema.connect(path, read_only=True)) as other:
