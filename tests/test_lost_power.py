@@ -254,7 +254,7 @@ def _syncs(call: Call, *ends: bytes) -> bool:
 def test_the_judge_sees_what_is_not_fsynced(
     recording: Recording, tmp_path: Path, forgotten: Callable[[Call], bool], problem: str
 ) -> None:
-    """Without an fsync that the daemon makes, the same trace has wrong states: the judgement above is none of luck."""
+    """Without an fsync that the daemon makes, the same trace has wrong states: so the judgement above is not luck."""
     calls = [call for call in recording.calls if not forgotten(call)]
     assert len(calls) < len(recording.calls)
     found = first_wrong(recording, calls, tmp_path)
