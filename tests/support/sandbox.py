@@ -281,10 +281,11 @@ class Sandbox:
             prefix: a command that runs the daemon.
         """
         before = len(self.events("daemon.ready"))
+        inherited = os.environ if self.is_measured else _UNMEASURED
         with self.daemon_log.open("ab") as log:
             self.daemon = subprocess.Popen(
                 [*prefix, sys.executable, "-m", "dropsign", "--config", str(self.config), "run"],
-                stdout=log, stderr=log, env={**(os.environ if self.is_measured else _UNMEASURED), **(environment or {})},
+                stdout=log, stderr=log, env={**inherited, **(environment or {})},
             )  # fmt: skip
         daemon = self.daemon
 
