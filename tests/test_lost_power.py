@@ -72,22 +72,26 @@ class Recording:
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
     """The real daemon signing, rewriting, keeping, putting back and failing files, under strace, until it stops."""
     directory = tmp_path_factory.mktemp("lost-power")
+    trace = directory / "trace"
     site = Site(directory, "--max-mib", "0.1")
-    with sandbox(directory / "s", site) as box:
-        box.start_service()
-        box.configure("outbox", error_files=True)
-        trace = directory / "trace"
-        made = Recording(box)
-        box.journal.parent.mkdir()
-        options = ["-D", "-f", "-y", "-q", "-xx", "-s", "70000", "-e", f"trace={TRACED}", "-e", "signal=none"]
-        daemon = box.start_daemon(prefix=["strace", *options, "-o", str(trace)])
-        act(made)
-        assert box.stop_daemon() == 0
-        wait_until(lambda: f"\n{daemon.pid} +++ exited" in trace.read_text(), what="the end of the trace")
-        with trace.open() as lines:
-            made.calls = parse(lines)
-        yield made
-    site.stop()
+    try:
+        with sandbox(directory / "s", site) as box:
+            box.start_service()
+            box.configure("outbox", error_files=True)
+            box.is_measured = False
+            box.journal.parent.mkdir()
+            options = ["-D", "-f", "-y", "-q", "-xx", "-s", "70000", "-e", f"trace={TRACED}", "-e", "signal=none"]
+            daemon = box.start_daemon(prefix=["strace", *options, "-o", str(trace)])
+            made = Recording(box)
+            act(made)
+            assert box.stop_daemon() == 0
+            over = re.compile(rf"^{daemon.pid} +\+\+\+ exited", re.MULTILINE)
+            wait_until(lambda: over.search(trace.read_text()), what="the end of the trace")
+            with trace.open() as lines:
+                made.calls = parse(lines)
+            yield made
+    finally:
+        site.stop()
 
 
 def act(made: Recording) -> None:
@@ -254,7 +258,7 @@ def _syncs(call: Call, *ends: bytes) -> bool:
 def test_the_judge_sees_what_is_not_fsynced(
     recording: Recording, tmp_path: Path, forgotten: Callable[[Call], bool], problem: str
 ) -> None:
-    """Without an fsync that the daemon makes, the same trace has wrong states: the judgement above is none of luck."""
+    """Without an fsync that the daemon makes, the same trace has wrong states: so the judgement above is not luck."""
     calls = [call for call in recording.calls if not forgotten(call)]
     assert len(calls) < len(recording.calls)
     found = first_wrong(recording, calls, tmp_path)

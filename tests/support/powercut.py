@@ -65,7 +65,7 @@ def parse(lines: Iterable[str]) -> list[Call]:
             continue
         start = number
         if (resumed := _RESUMED.fullmatch(text)) is not None:
-            start, text = begun.pop(thread)
+            start, text = begun.pop(thread, (number, ""))
             text += resumed["rest"]
         calls += _call(start, number, thread, text)
     for thread, (start, text) in begun.items():
