@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from dropsign.errors import ConfigurationError
+from dropsign.errors import ConfigurationError, JournalError
 from dropsign.model import Entry, State
 from dropsign.status import Status
 
@@ -223,5 +223,7 @@ async def _errors_as_json(
         return web.json_response({"error": error.text or error.reason}, status=error.status)
     except asyncio.CancelledError:
         raise
+    except JournalError as error:
+        return web.json_response({"error": str(error)}, status=503)
     except Exception:  # noqa: BLE001 - whoever asks learns nothing of the inside
         return web.json_response({"error": "internal error"}, status=500)
