@@ -132,9 +132,11 @@ def test_commands_are_taken_on_the_socket_alone(box: Sandbox, sides: tuple[Side,
     assert unix.call("POST", "/api/retry", b'{"all": true}').json == {"retried": 0}
     for name in ("127.0.0.1", "localhost:9466", "[::1]:1", "10.1.2.3"):
         assert network.call("GET", "/api/status", Host=name).status == 200
-    for name in ("rebound.example", "localhost.elsewhere.example:9466", "127.0.0.1.elsewhere.example", ""):
+    for name in ("rebound.example", "localhost.elsewhere.example:9466", "127.0.0.1.elsewhere.example", "[::", ""):
         assert network.call("GET", "/api/status", Host=name).status == 421
+    assert box.events("daemon.defect") == []
     for side in sides:
+        assert (side.call("HEAD", "/healthz").status, side.call("HEAD", "/").body) == (200, b"")
         for path in ("/", "/api/status", "/nowhere"):
             headers = side.call("GET", path).headers
             policy = headers["Content-Security-Policy"]
@@ -148,7 +150,7 @@ def test_commands_are_taken_on_the_socket_alone(box: Sandbox, sides: tuple[Side,
 def test_the_network_learns_no_paths(box: Sandbox, sides: tuple[Side, Side]) -> None:
     """Whatever goes wrong, no path of the machine and no secret is told on http.listen; the socket says all."""
     box.start_daemon()
-    unix, network = sides
+    network = sides[1]
     box.drop("locked").chmod(0)
     moved = box.outbox.with_name("moved")
     box.outbox.rename(moved)
