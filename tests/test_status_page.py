@@ -166,6 +166,10 @@ def test_on_a_phone_in_the_dark_and_read_aloud(box: Sandbox, browser: Browser) -
         "authority",
         "client",
     ]
+    failures = page.get_by_role("table", name="Failed files")
+    assert failures.get_by_role("row").count() == 3
+    assert failures.get_by_role("columnheader").all_inner_texts() == ["File", "Reason", "Attempts", "Since"]
+    assert failures.get_by_role("cell").count() == 8
     page.emulate_media(color_scheme="light")
     assert min(visit.colour("body")) > 192
     visit.context.close()

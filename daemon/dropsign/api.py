@@ -165,7 +165,8 @@ class Api:
         handlers |= {path: self._as_json(answer, side) for path, answer in self._answers().items()}
         for route in ROUTES:
             handler = _only_on_socket if route.is_command and side.is_public else handlers[route.path]
-            application.router.add_route(route.method, route.path, handler)
+            add = application.router.add_get if route.method == "GET" else application.router.add_post
+            add(route.path, handler)
         options: dict[str, Any] = {"access_log": None, "logger": _SILENT, "shutdown_timeout": 1}
         runner = web.AppRunner(application, handle_signals=False, **options)
         await runner.setup()
@@ -287,7 +288,10 @@ def _refuse_strangers(request: web.Request, side: _Side) -> None:
     host = request.headers.get("Host")
     if side.own_name is None or host is None:
         return
-    name = urlsplit(f"//{host}").hostname or ""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # half an IPv6 address
+        name = ""
     if name not in {"localhost", side.own_name} and not _is_address(name):
         text = "asked under a name that is not this server's; use its address, also in a proxy"
         raise web.HTTPMisdirectedRequest(text=text)

@@ -120,6 +120,8 @@ function showFailures(files, total) {
     }
     const since = new Date(file.since * 1000).toLocaleString("sv");
     row.append(cell(printable(file.path)), why, cell(number(file.attempts), "attempts"), cell(since, "since"));
+    row.setAttribute("role", "row");
+    for (const each of row.cells) each.setAttribute("role", "cell");
     return row;
   });
   byId("failures").classList.toggle("none", rows.length === 0);
