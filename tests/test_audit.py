@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 
 from dropsign import cli, schema
 from dropsign.chain import Audit
+from dropsign.errors import JournalError
 from dropsign.history import Reader
 from dropsign.journal import Journal
 from dropsign.model import Drop, Fingerprint, Signature
@@ -159,6 +160,18 @@ def test_cut_off_end(config: Path) -> None:
     done = audit(config, "verify", "--head", known)
     assert done.returncode == 1
     assert "the chain does not hold the hash given" in done.stdout
+
+
+def test_emptied_anchor(config: Path) -> None:
+    """A journal that does not tell where its chain begins is refused, by the daemon as well, in one line."""
+    path = config.with_name("journal.sqlite3")
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("DELETE FROM anchor")
+        other.commit()
+    done = audit(config, "verify")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    with pytest.raises(JournalError, match="--rebuild-journal"):
+        Journal(path)
 
 
 def test_export_since(config: Path) -> None:

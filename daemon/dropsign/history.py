@@ -94,7 +94,10 @@ def anchor(connection: sqlite3.Connection) -> Head:
     """Return the last record that was forgotten, which the first one that is kept follows."""
     row = connection.execute("SELECT number, hash FROM anchor").fetchone()
     if row is None:
-        msg = "the journal does not say where its history begins: its table anchor was emptied"
+        msg = (
+            "the journal does not say where its history begins: somebody emptied its table anchor;"
+            " make it anew from the outbox: dropsign run --rebuild-journal"
+        )
         raise JournalError(msg)
     return Head(*row)
 
