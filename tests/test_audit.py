@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes
 
 from dropsign import cli, schema
 from dropsign.chain import Audit
+from dropsign.errors import JournalError
 from dropsign.history import Reader
 from dropsign.journal import Journal
 from dropsign.model import Drop, Fingerprint, Signature
@@ -161,6 +162,18 @@ def test_cut_off_end(config: Path) -> None:
     assert "the chain does not hold the hash given" in done.stdout
 
 
+def test_emptied_anchor(config: Path) -> None:
+    """A journal that does not tell where its chain begins is refused, by the daemon as well, in one line."""
+    path = config.with_name("journal.sqlite3")
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("DELETE FROM anchor")
+        other.commit()
+    done = audit(config, "verify")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    with pytest.raises(JournalError, match="--rebuild-journal"):
+        Journal(path)
+
+
 def test_export_since(config: Path) -> None:
     """An export begins where it is asked to; a wrong time or head, or a flag of the other action, is a usage error."""
     records = exported(config)
@@ -188,8 +201,7 @@ def test_forgetting_keeps_the_chain(config: Path) -> None:
         sign(journal, b"late-%d" % number, published=False)
         if number % 500:
             journal.forget([b"late-%d" % number])
-    asyncio.run(journal.flush())
-    later = time.time() + 1
+    later = time.time() + 3600
     asyncio.run(journal.prune(later))
     with closing(schema.connect(path, read_only=True)) as other:
         assert other.execute("SELECT count(*) FROM signatures").fetchone() == (6 + 5,)
@@ -225,7 +237,7 @@ def test_pruning_while_it_is_read(config: Path) -> None:
             flaws += list(check.flaws([link]))
             if link.record.number == 500:
                 journal.forget([b"%d" % number for number in range(3000)])
-                asyncio.run(journal.prune(time.time() + 1))
+                asyncio.run(journal.prune(time.time() + 3600))
         assert not flaws
     journal.close()
 

@@ -94,7 +94,10 @@ def anchor(connection: sqlite3.Connection) -> Head:
     """Return the last record that was forgotten, which the first one that is kept follows."""
     row = connection.execute("SELECT number, hash FROM anchor").fetchone()
     if row is None:
-        msg = "the journal does not say where its history begins: its table anchor was emptied"
+        msg = (
+            "the journal does not say where its history begins: somebody emptied its table anchor;"
+            " make it anew from the outbox: dropsign run --rebuild-journal"
+        )
         raise JournalError(msg)
     return Head(*row)
 
@@ -143,9 +146,14 @@ class Reader:
         Raises:
             JournalError: there is none, or an older daemon made it.
         """
-        if not path.exists():
+        try:
+            path.stat()
+        except FileNotFoundError:
             msg = f"journal.path: there is no {path}; the daemon makes it when it first runs"
-            raise JournalError(msg)
+            raise JournalError(msg) from None
+        except OSError as error:
+            msg = f"journal.path: {path} cannot be read: {error.strerror}; ask as the daemon's user, or as root"
+            raise JournalError(msg) from None
         self._connection = schema.connect(path, read_only=True)
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version < len(schema.MIGRATIONS):

@@ -50,16 +50,17 @@ class Journal:
         """
         self.path = path
         self._directories: dict[bytes, int] = {}
+        self._history = History()
         self._lock = None if path is None else schema.lock(path)
         try:
             connection = schema.connect(path)
             self.last_ticket = schema.highest_ticket(connection, path)
             """The last place in the queue; 0 when nothing waits."""
+            self._history.head(connection)
         except JournalError:
             self._unlock()
             raise
         self._counter = schema.Counter(connection)
-        self._history = History()
         self._thread = CommitThread(
             connection, on_trouble=on_trouble, on_defect=on_defect, on_rollback=self._on_rollback
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from dropsign.cli import console
-from dropsign.errors import ConfigurationError, ExitCode
+from dropsign.errors import ConfigurationError, ExitCode, UnreachableError
 
 if TYPE_CHECKING:
     from dropsign.logview import Piece
@@ -78,7 +78,7 @@ def _of_file(file: Path, *, follow: bool) -> Iterator[bytes]:
 def _of_journal(unit: str) -> Iterator[bytes]:
     command = ["journalctl", "--output=json", "--lines=100", "--follow", f"--unit={unit}"]
     try:
-        journal = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - no shell, and journalctl judges the name
+        journal = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603 - no shell; it judges the name itself
     except OSError as error:
         msg = f"journalctl cannot be run: {error.strerror}; without systemd, name the log's FILE (log.file)"
         raise ConfigurationError(msg) from None
@@ -86,8 +86,12 @@ def _of_journal(unit: str) -> Iterator[bytes]:
         assert journal.stdout is not None, "a pipe"
         try:
             yield from journal.stdout
+            journal.wait()
         finally:
             journal.terminate()
+    if journal.returncode:
+        msg = f"journalctl ended with {journal.returncode}; is this user in group systemd-journal?"
+        raise UnreachableError(msg)
 
 
 def _print(pieces: "list[Piece]") -> None:
