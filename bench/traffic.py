@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from tests.support.sandbox import Sandbox, sha256
+from tests.support.sandbox import Sandbox
 
 _SIZES: Final = (
     (0.70, 1024, 4 * 1024),
@@ -28,7 +28,7 @@ PICKUP_SECONDS: Final = (10.0, 40.0)
 """How old files are when they are picked up."""
 
 _PATIENCE_SECONDS: Final = 180.0
-"""After this time, a file that is not signed is lost, and one with a signature of something else is wrong."""
+"""After this time, a signature of other content is wrong, and a directory may be removed."""
 
 _DIRECTORIES: Final = 40
 """As many lie beside each other; now and then the oldest, empty by then, is removed and one of a new name made."""
@@ -39,10 +39,9 @@ _FILES_A_DIRECTORY: Final = 500
 
 @dataclass(slots=True)
 class _Lying:
-    """A file in the outbox."""
+    """A file in the outbox, and when it was written."""
 
     path: Path
-    digest: str
     since: float
 
 
@@ -51,7 +50,6 @@ class Traffic:
 
     Attributes:
         counts: `dropped`, `rewritten`, `taken_back`, `picked_up`, and what must not be: `lost`, `wrong`.
-        known: digests of all content that ever was dropped.
     """
 
     def __init__(self, box: Sandbox, rate: float, chance: random.Random) -> None:
@@ -98,7 +96,8 @@ class Traffic:
             _, _, what, lying = heapq.heappop(self._due)
             match what:
                 case "rewrite":
-                    lying.digest, lying.since = self._write(lying.path), now
+                    self._write(lying.path)
+                    lying.since = now
                     self.counts["rewritten"] += 1
                 case "take back":
                     self._remove(lying.path)
@@ -117,10 +116,11 @@ class Traffic:
         directory = self._box.outbox / f"d{block + place % _DIRECTORIES}"
         directory.mkdir(exist_ok=True)
         if place == 0 and block:
-            gone = _Lying(self._box.outbox / f"d{block - 1}", "", now)
+            gone = _Lying(self._box.outbox / f"d{block - 1}", now)
             self._plan(now + _PATIENCE_SECONDS, "remove directory", gone)
         path = directory / f"file{number}"
-        lying = _Lying(path, self._write(path), now)
+        self._write(path)
+        lying = _Lying(path, now)
         self.counts["dropped"] += 1
         pickup = now + chance.uniform(*PICKUP_SECONDS)
         if chance.random() < _TAKEN_BACK:
@@ -130,8 +130,8 @@ class Traffic:
             self._plan(now + chance.uniform(0, 8), "rewrite", lying)
         self._plan(pickup, "pick up", lying)
 
-    def _write(self, path: Path) -> str:
-        """Write a file in one of the ways in which that is done; return its content's digest."""
+    def _write(self, path: Path) -> None:
+        """Write a file in one of the ways in which that is done."""
         chance = self._chance
         (low, high), share = _SIZES[-1][1:], chance.random()
         for part, *size in _SIZES:
@@ -152,7 +152,6 @@ class Traffic:
                 hidden = path.with_name(f".{path.name}.hidden")
                 hidden.write_bytes(content)
                 hidden.rename(path)
-        return sha256(content)
 
     def _pick_up(self, lying: _Lying, now: float) -> None:
         """Take a signed file away, with its signature; one that is not yet signed later."""
@@ -160,14 +159,16 @@ class Traffic:
         try:
             text = box.sign_of(path).read_bytes()
         except FileNotFoundError:
-            verdict = "lost"
-        else:
-            verdict = "picked_up" if box.verifies(text, path.read_bytes()) else "wrong"
-        if verdict == "picked_up" or now - lying.since > _PATIENCE_SECONDS:
-            self.counts[verdict] += 1
-            self._remove(path)
+            self._plan(now + 1, "pick up", lying)
+            return
+        if box.verifies(text, path.read_bytes()):
+            self.counts["picked_up"] += 1
+        elif now - lying.since > _PATIENCE_SECONDS:
+            self.counts["wrong"] += 1
         else:
             self._plan(now + 1, "pick up", lying)
+            return
+        self._remove(path)
 
     def _remove(self, path: Path) -> None:
         """Remove a file and its signature, in either order, with a moment in between for both to be seen."""

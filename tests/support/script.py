@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from dropsign.failpoints import NAMES
 from tests.support.tree import File, Tree
 
 FILES_MOST: Final = 60
@@ -319,7 +320,7 @@ class Script:
 
     def _daemon(self) -> Operation:
         if not self._running:
-            return self._start()
+            return self._start() if self._chance.random() < 0.5 else self._start_to_die()
         self._running = False
         self.tree.interruptions += 1
         return Operation(self._chance.choice(("kill", "kill", "stop")))
@@ -327,3 +328,9 @@ class Script:
     def _start(self) -> Operation:
         self._running = True
         return Operation("start", "", self._chance.choice(("wait", "go on")))
+
+    def _start_to_die(self) -> Operation:
+        """Start a daemon that dies at a certain step of a file's way."""
+        self._running = True
+        self.tree.interruptions += 1
+        return Operation("start to die", "", f"{self._chance.choice(NAMES)}:{self._chance.randrange(1, 6)}")

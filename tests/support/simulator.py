@@ -40,7 +40,13 @@ class SimulationError(AssertionError):
 
 
 class Simulator:
-    """Carries operations out."""
+    """Carries operations out.
+
+    Attributes:
+        seed: decides all that happens.
+        counts: operations by kind, episodes, and why files were given up for a while.
+        late: what was not as it should be at rest until a scan came by, which the contract allows.
+    """
 
     def __init__(self, box: Sandbox, seed: int) -> None:
         """Configure the daemon as the seed has it.
@@ -51,6 +57,7 @@ class Simulator:
         """
         self.seed = seed
         self.counts: Counter[str] = Counter()
+        self.late: list[str] = []
         self._box = box
         self._script = Script(seed)
         self._outside = box.directory / "outside"
@@ -58,6 +65,7 @@ class Simulator:
         self._recent: deque[Operation] = deque(maxlen=3 * OPERATIONS)
         self._writers: dict[str, int] = {}
         self._readies = 0
+        self._is_doomed = False
         self._has_key = seed % 2 == 0
         box.configure("verify", key=str(box.signing.public_key) if self._has_key else None)
         box.configure("outbox", error_files=seed % 3 == 0, rescan_seconds=30)
@@ -72,7 +80,7 @@ class Simulator:
             SimulationError: the model does not hold; the text says all that is known.
         """
         self._box.start_service()
-        self._start("wait")
+        self._start(Operation("start", "", "wait"))
         end, number = time.monotonic() + minutes * 60, 0
         while number < episodes if episodes is not None else time.monotonic() < end:
             number += 1
@@ -96,8 +104,10 @@ class Simulator:
     def _check(self) -> None:
         """Wait until the daemon has come to rest, and hold everything against the model."""
         box = self._box
+        self._reprieve()
         self._wait_ready()
         wait_until(self._rests, QUIET_SECONDS, "rest")
+        self.late += self._model.problems()
         box.rescan()
         box.wait_idle(QUIET_SECONDS)
         # What the journal's thread has in hand is not in the file yet.
@@ -266,23 +276,43 @@ class Simulator:
 
     def _kill(self, _: Operation) -> None:
         self._box.kill_daemon()
+        self._is_doomed = False
 
     def _stop(self, _: Operation) -> None:
         self._wait_ready()
         code = self._box.stop_daemon()
-        assert code == 0, f"exit code {code} after SIGTERM"
+        assert code == 0 or (self._is_doomed and code == -signal.SIGKILL), f"exit code {code} after SIGTERM"
+        self._is_doomed = False
 
-    def _start(self, operation: Operation | str) -> None:
-        self._readies = len(self._box.events("daemon.ready"))
-        self._box.start_daemon(wait=False)
-        if "wait" in {operation, getattr(operation, "other", "")}:
+    def _start(self, operation: Operation) -> None:
+        self._launch()
+        if operation.other == "wait":
             self._wait_ready()
 
+    def _start_to_die(self, operation: Operation) -> None:
+        self._launch({"DROPSIGN_FAILPOINT": operation.other})
+        self._is_doomed = True
+
+    def _launch(self, environment: dict[str, str] | None = None) -> None:
+        self._readies = len(self._box.events("daemon.ready"))
+        self._box.start_daemon(wait=False, environment=environment)
+
+    def _reprieve(self) -> None:
+        """Replace a daemon that died as it was to, or still is to, by one that goes on."""
+        if self._is_doomed:
+            self._box.kill_daemon()
+            self._is_doomed = False
+            self._launch()
+
     def _wait_ready(self) -> None:
+        """Wait until the daemon listens to signals; one that died first is replaced."""
+
         def ready() -> bool:
             daemon = self._box.daemon
             assert daemon is not None
-            assert daemon.poll() is None, f"the daemon ended by itself: {daemon.returncode}"
+            if daemon.poll() is not None:
+                assert self._is_doomed, f"the daemon ended by itself: {daemon.returncode}"
+                self._reprieve()
             return len(self._box.events("daemon.ready")) > self._readies
 
         wait_until(ready, what="the daemon's readiness")
@@ -317,6 +347,7 @@ def main() -> None:
             sys.exit(f"{error}\nsee {directory}")
         finally:
             simulator.close()
+            print("left to a scan:", *simulator.late, sep="\n  ")
             print(dict(simulator.counts))
     shutil.rmtree(directory)
 
