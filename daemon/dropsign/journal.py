@@ -56,7 +56,8 @@ class Journal:
             connection = schema.connect(path)
             self.last_ticket = schema.highest_ticket(connection, path)
             """The last place in the queue; 0 when nothing waits."""
-            self._history.head(connection)
+            with schema.explained(path):
+                self._history.head(connection)
         except JournalError:
             self._unlock()
             raise

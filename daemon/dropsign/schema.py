@@ -120,7 +120,7 @@ def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection
         JournalError: it cannot be opened, is no journal, is damaged, or is newer than this program.
     """
     name = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}" if path else ":memory:"
-    with _explained(path):
+    with explained(path):
         if path is not None and not read_only:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
@@ -141,14 +141,14 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """
     connection = connect(path, read_only=True)
     try:
-        with _explained(path):
+        with explained(path):
             yield connection
     finally:
         connection.close()
 
 
 @contextmanager
-def _explained(path: Path | None) -> Iterator[None]:
+def explained(path: Path | None) -> Iterator[None]:
     """Say what an error means for a journal.
 
     Raises:
@@ -294,7 +294,7 @@ def highest_ticket(connection: sqlite3.Connection, path: Path | None) -> int:
     Raises:
         JournalError: it cannot be read.
     """
-    with _explained(path):
+    with explained(path):
         (ticket,) = connection.execute("SELECT max(ticket) FROM drops WHERE state = 'queued'").fetchone()
     return ticket or 0
 
