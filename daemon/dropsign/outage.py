@@ -95,6 +95,10 @@ class OutagePolicy:
         is_other = path is not None and self._sole is not None and path != self._sole
         return (self._asked_until if is_other else self.next_probe) - now
 
+    def hurry(self, now: float) -> None:
+        """Let a probe go as soon as the service has not asked otherwise."""
+        self.next_probe = min(self.next_probe, max(now, self._asked_until))
+
     def is_sole(self, path: bytes | None) -> bool:
         """Tell whether all faults of this outage came from this file."""
         return path is not None and path == self._sole
