@@ -145,10 +145,79 @@ def test_overload_slows_down_without_closing() -> None:
             site.gate.answered()
         assert site.gate.limit == 16
         overloaded = SigningError(Fault.SERVICE, "overloaded", "503", passing=True)
-        assert site.gate.fault(overloaded, time.monotonic())
+        assert site.gate.fault(overloaded, time.monotonic(), b"a file")
         assert (site.gate.limit, site.closed) == (8, [])
         assert not site.gate.fault(UNREACHABLE, time.monotonic())  # nobody listens any more: no matter of load
         assert (site.gate.limit, len(site.closed)) == (1, 1)
+
+    run(scenario)
+
+
+def test_a_file_that_alone_fails_holds_nobody_up() -> None:
+    """One that closed the gate all by itself lets a newcomer probe at once; it never closes the gate again."""
+
+    async def scenario() -> None:
+        site = Site()
+        failing = SigningError(Fault.SERVICE, "overloaded", "503", passing=True)
+        assert not site.gate.fault(failing, time.monotonic(), b"failing")
+        for _ in range(12):  # its probes fail, and the next one is an hour away, were it for it alone
+            site.gate._policy.next_probe = 0
+            async with site.gate.passage(b"failing"):
+                assert not site.gate.fault(failing, time.monotonic(), b"failing")
+        site.gate._policy.next_probe = time.monotonic() + 3600
+
+        async def fail() -> None:
+            async with site.gate.passage(b"failing"):
+                assert site.gate.fault(failing, time.monotonic(), b"failing"), "others fare better"
+
+        waiting = asyncio.create_task(fail())
+        await asyncio.sleep(0.01)
+        async with site.gate.passage(b"newcomer"):
+            site.gate.answered(b"newcomer")
+        await waiting
+        assert site.gate.closed is None
+        assert (len(site.closed), len(site.opened)) == (1, 1)
+        async with site.gate.passage(b"failing"):
+            site.gate.answered(b"failing")
+        site.pace.last_answer = float("-inf")
+        assert not site.gate.fault(failing, time.monotonic(), b"failing"), "it was answered, and is like any other"
+
+    run(scenario)
+
+
+def test_newcomer_waits_where_the_service_asked_for_it() -> None:
+    """A `Retry-After` is everybody's, though it was said to one file alone."""
+
+    async def scenario() -> None:
+        site = Site()
+        asked = SigningError(Fault.SERVICE, "overloaded", "503", passing=True, retry_after=0.4)
+        began = time.monotonic()
+        site.gate.fault(asked, began, b"failing")
+        async with site.gate.passage(b"newcomer"):
+            assert time.monotonic() - began >= 0.4
+            site.gate.fault(asked, time.monotonic(), b"newcomer")
+        began = time.monotonic()
+        async with site.gate.passage(b"another"):
+            assert time.monotonic() - began >= 0.3
+
+    run(scenario)
+
+
+def test_short_pause_is_for_all() -> None:
+    """An open gate lets nobody through for the second that a `Retry-After` asked for, and all who wait after it."""
+
+    async def scenario() -> None:
+        site = Site()
+        site.gate.answered()
+        asked = SigningError(Fault.SERVICE, "overloaded", "429", passing=True, retry_after=0.3)
+        began = time.monotonic()
+        assert site.gate.fault(asked, began, b"refused")
+        crowd = Crowd(site.gate, 8)
+        await crowd.entered.wait()
+        assert time.monotonic() - began >= 0.3
+        crowd.let_out.set()
+        await asyncio.gather(*crowd.tasks)
+        assert site.closed == []
 
     run(scenario)
 

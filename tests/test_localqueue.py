@@ -220,6 +220,52 @@ def test_small_files_do_not_wait_for_large_ones() -> None:
         asyncio.run(scenario(journal))
 
 
+def test_what_failed_waits_in_a_lane_of_its_own() -> None:
+    """However many drops failed, they take a part of the workers; fresh ones, small or large, pass them."""
+
+    async def scenario(journal: Journal) -> None:
+        queue = LocalQueue(journal, 0, lambda: 4)
+        for number in range(20):
+            put(queue, journal, b"failing %d" % number)
+        failing = [await take(queue) for _ in range(20)]
+        for drop in failing:
+            drop.failures += 1
+            assert queue.put_back(drop, 0)
+            assert queue.holds(drop.path)
+        again = [await take(queue) for _ in range(2)]
+        waiting = asyncio.create_task(queue.take())
+        await asyncio.sleep(0.01)
+        assert not waiting.done(), "half of the slow ones' places are for large files"
+        put(queue, journal, b"fresh")
+        assert (await asyncio.wait_for(waiting, 5)).path == b"fresh"
+        queue.put(large(b"large", journal))
+        assert (await take(queue)).path == b"large"
+        assert queue.put_back(again[0], 3600)
+        queue.done(again[1])
+        assert [(await take(queue)).path for _ in range(2)] == [drop.path for drop in failing[2:4]]
+        assert not queue.holds(again[1].path)
+
+    with opened() as journal:
+        asyncio.run(scenario(journal))
+
+
+def test_what_failed_is_taken_when_its_time_has_come() -> None:
+    """A worker that waits gets it by itself; more than fit are not taken back."""
+
+    async def scenario(journal: Journal) -> None:
+        queue = LocalQueue(journal, 0)
+        put(queue, journal, b"failing")
+        drop = await take(queue)
+        queue.put_back(drop, 0.2)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(queue.take(), 0.01)
+        assert (await take(queue)) is drop
+        assert [queue.put_back(drop, 3600) for _ in range(ROOM + 1)] == [True] * ROOM + [False]
+
+    with opened() as journal:
+        asyncio.run(scenario(journal))
+
+
 def test_small_files_behind_a_backlog_of_large_ones() -> None:
     """Small files that wait in the journal alone, behind more large ones than fit, are brought forward too."""
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dropsign.pace import FIRST_LIMIT, RECENT_SECONDS, Pace
+from dropsign.pace import FIRST_LIMIT, LONGEST_PAUSE_SECONDS, RECENT_SECONDS, Pace
 
 
 @dataclass
@@ -18,14 +18,17 @@ class Run:
     refused: int = 0
     outages: int = 0
     limits: tuple[int, ...] = ()
+    seconds: float = 0.0
 
 
-def simulate(pace: Pace, *, bears: int, requests: int, seconds: float = 0.02) -> Run:
+def simulate(pace: Pace, *, bears: int, requests: int, seconds: float = 0.02, retry_after: float | None = None) -> Run:
     """Ask a service that refuses at once whatever goes beyond what it bears, as fast as the pace allows."""
     run, now, underway, limits = Run(), 0.0, 0, []
     ends: list[tuple[float, float, bool]] = []
     while run.asked < requests:
-        while len(ends) < pace.limit:
+        if pace.resumes > now and not ends:
+            now = pace.resumes
+        while len(ends) < pace.limit and now >= pace.resumes:
             accepted = underway < bears
             underway += accepted
             heapq.heappush(ends, (now + (seconds if accepted else 0.001), now, accepted))
@@ -37,8 +40,8 @@ def simulate(pace: Pace, *, bears: int, requests: int, seconds: float = 0.02) ->
             pace.answered(now)
         else:
             run.refused += 1
-            run.outages += not pace.overloaded(began, now)
-    run.limits = tuple(limits)
+            run.outages += not pace.overloaded(began, now, retry_after)
+    run.limits, run.seconds = tuple(limits), now
     return run
 
 
@@ -51,6 +54,35 @@ def test_it_settles_near_what_the_service_bears(bears: int) -> None:
     settled = run.limits[len(run.limits) // 2 :]
     assert max(settled) <= bears + 1
     assert sum(settled) / len(settled) >= 0.7 * bears
+
+
+@pytest.mark.parametrize("bears", [4, 8, 13])
+def test_a_pause_is_kept_by_all_and_does_not_bring_the_pool_to_a_standstill(bears: int) -> None:
+    """`Retry-After: 1` at each refusal: nobody asks in that second, and most of the time goes into signing."""
+    run = simulate(Pace(32), bears=bears, requests=4000, retry_after=1)
+    assert run.refused / run.asked < 0.01
+    assert run.outages == 0
+    assert run.seconds < 2 * 4000 / bears * 0.02
+
+
+def test_a_pause_that_is_asked_for_by_a_service_that_answers_is_half_the_time_at_most() -> None:
+    """A service that answers between its refusals is heard in full first, and then for as long as it was asked."""
+    pace = Pace(32)
+    pace.answered(10.0)
+    assert pace.overloaded(9.9, 10.0, 2.0)
+    assert pace.resumes == 12.0
+    pace.overloaded(9.9, 10.5, 4.0)  # on its way when the pause began
+    assert pace.resumes == 12.0
+    pace.answered(12.4)
+    pace.overloaded(12.1, 12.5, 2.0)
+    assert pace.resumes == 13.0
+
+
+def test_a_long_pause_is_an_outage() -> None:
+    """Who asks to be left alone for longer has the gate closed, which says so."""
+    pace = Pace(32)
+    pace.answered(10.0)
+    assert not pace.overloaded(9.9, 10.0, LONGEST_PAUSE_SECONDS + 1)
 
 
 def test_a_service_that_bears_all_is_asked_with_all_soon() -> None:

@@ -26,7 +26,8 @@ from dropsign.directory import OpenDrop
 from dropsign.embedded.authority import Authority, Issued
 from dropsign.errors import Fault, SigningError
 from dropsign.model import Fingerprint
-from dropsign.signer import ANSWER_MAX, DETAIL_MAX, STREAM_PIECE, Signer, SourceError, _retry_after
+from dropsign.signer import STREAM_PIECE, Signer, SourceError
+from dropsign.verdict import ANSWER_MAX, DETAIL_MAX, retry_after_seconds
 
 SECRET = "the secret"
 
@@ -499,7 +500,7 @@ def test_retry_after(site: Site) -> None:
 )
 def test_no_retry_after_breaks_the_program(value: str) -> None:
     """Whatever stands in the header gives seconds from nothing up, or none."""
-    wait = _retry_after(value)
+    wait = retry_after_seconds(value)
     assert wait is None or wait >= 0
 
 

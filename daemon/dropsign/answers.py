@@ -33,6 +33,8 @@ class Answers:
         self._started = time.monotonic()
         self._counted: tuple[dict[State, int], float | None] = (dict.fromkeys(State, 0), None)
         metrics = report.metrics
+        metrics.watch(metrics.limit, lambda: pipeline.gate.limit)
+        metrics.watch(metrics.ceiling, lambda: pipeline.pool.concurrency)
         metrics.watch(metrics.in_flight, lambda: pipeline.pool.in_flight)
         metrics.watch(metrics.watcher_alive, lambda: float(keeper.is_alive))
 

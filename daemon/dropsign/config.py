@@ -30,8 +30,10 @@ from dropsign.errors import ConfigurationError
 DEFAULT_PATH = Path("/etc/dropsign/config.toml")
 ENVIRONMENT_PREFIX = "DROPSIGN_"
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# Beyond these bounds, sums with them fit nowhere.
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Mebibytes = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 
 
 def _resolve(value: Any, info: ValidationInfo) -> Any:
@@ -44,7 +46,11 @@ def _resolve(value: Any, info: ValidationInfo) -> Any:
         msg = "a path cannot hold a NUL byte"
         raise ValueError(msg)
     base: Path = (info.context or {}).get("base", Path())
-    return Path(os.path.normpath(base / Path(value).expanduser()))
+    try:
+        return Path(os.path.normpath(base / Path(value).expanduser()))
+    except RuntimeError:
+        msg = "begins with the home directory of a user that is not known"
+        raise ValueError(msg) from None
 
 
 OptionalPath = Annotated[Path | None, BeforeValidator(_resolve)]
@@ -93,7 +99,7 @@ def _sign_path(value: str) -> str:
 def _listen(value: str) -> str:
     if value:
         host, _, port = value.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:  # noqa: PLR2004 - TCP's own limit
+        if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:  # noqa: PLR2004 - TCP's own
             msg = 'must be "" or HOST:PORT, such as "127.0.0.1:9466"'
             raise ValueError(msg)
     return value
@@ -116,7 +122,7 @@ class Outbox(_Section):
     rescan_seconds: PositiveSeconds = 300
     watcher: Literal["inotify", "poll"] = "inotify"
     poll_seconds: PositiveSeconds = 5
-    max_file_mib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    max_file_mib: Mebibytes = 0
     sign_mode: Annotated[str, AfterValidator(_mode)] = "0644"
     republish_missing: bool = True
     error_files: bool = False
@@ -135,8 +141,8 @@ class Service(_Section):
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
     connect_timeout_seconds: PositiveSeconds = 10
     timeout_seconds: PositiveSeconds = 60
-    attempts: Annotated[int, Field(ge=1)] = 5
-    memory_mib: Annotated[int, Field(ge=1)] = 64
+    attempts: Annotated[int, Field(ge=1, le=1_000_000)] = 5
+    memory_mib: Annotated[int, Field(ge=1, le=1_000_000)] = 64
 
 
 class Tls(_Section):
@@ -161,7 +167,7 @@ class Journal(_Section):
     """Where state is kept."""
 
     path: RequiredPath = Path("/var/lib/dropsign/journal.sqlite3")
-    keep_days: Annotated[int, Field(ge=0)] = 0
+    keep_days: Annotated[int, Field(ge=0, le=1_000_000)] = 0
 
 
 class Log(_Section):
@@ -251,6 +257,9 @@ def load(path: Path, environment: Mapping[str, str]) -> Configuration:
     except tomllib.TOMLDecodeError as error:
         msg = f"{path}: is not TOML: {error}"
         raise ConfigurationError(msg) from None
+    except (ValueError, RecursionError):  # Python's own limits
+        msg = f"{path}: holds a number with too many digits, or too many brackets within each other"
+        raise ConfigurationError(msg) from None
     return parse(tables, environment, base=path.absolute().parent, source=str(path))
 
 
@@ -321,6 +330,8 @@ def _from_text(text: str, annotation: Any) -> Any:
     if get_origin(annotation) is list:
         try:
             return json.loads(text)
+        except RecursionError:
+            return text
         except ValueError:
             return [part.strip() for part in text.split(",") if part.strip()]
     if annotation in {bool, int, float}:

@@ -20,6 +20,10 @@ from dropsign.esauth import Application
 _MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
+Stamp = tuple[tuple[int, int, int], ...]
+"""For each file, what is another once it is another file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """What proves who we are, and whom we trust.
@@ -37,19 +41,20 @@ class Credentials:
     application: Application
     certificates: Mapping[str, datetime]
     files: tuple[Path, ...]
-    stamp: tuple[tuple[int, int, int], ...]
+    stamp: Stamp
     serial: str = ""
 
-    def changed_on_disk(self) -> bool:
-        """Tell whether a file is not what was read."""
+    def changed_on_disk(self) -> Stamp | None:
+        """Return the stamp of the files as they are, if it is not that of what was read."""
         try:
-            return _stamp(self.files) != self.stamp
+            stamp = tuple(_stamp(file.stat()) for file in self.files)
         except OSError:  # in the middle of being replaced
-            return False
+            return None
+        return stamp if stamp != self.stamp else None
 
 
-def _stamp(files: tuple[Path, ...]) -> tuple[tuple[int, int, int], ...]:
-    return tuple((s.st_ino, s.st_mtime_ns, s.st_size) for s in (file.stat() for file in files))
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 class _Finder:
@@ -60,6 +65,7 @@ class _Finder:
         self._directory = Path(directory) if directory else None
         self.mistakes: list[str] = []
         self.files: list[Path] = []
+        self.stamp: list[tuple[int, int, int]] = []
 
     def find(self, key: str, given: Path | None, credential: str, what: str) -> Path | None:
         path = given
@@ -71,12 +77,14 @@ class _Finder:
             )
             return None
         try:
-            with path.open("rb"):
-                pass
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
         except OSError as error:
             self.mistakes.append(f"{key}: {path} cannot be read: {error.strerror}")
             return None
         self.files.append(path)
+        # Taken before the file is read: what is replaced meanwhile shows as changed.
+        self.stamp.append(_stamp(status))
         return path
 
     def secret(self, key: str, given: Path | None, credential: str, what: str) -> Path | None:
@@ -147,8 +155,8 @@ def _load(configuration: Configuration, finder: _Finder) -> Credentials:
     if finder.mistakes or context is None:
         raise CredentialsError(*finder.mistakes)
     ends = {name: first.not_valid_after_utc for name, first in found.items()}
-    files = tuple(finder.files)
-    return Credentials(context, application, ends, files, _stamp(files), _serial(found["client"]))
+    files, stamp = tuple(finder.files), tuple(finder.stamp)
+    return Credentials(context, application, ends, files, stamp, _serial(found["client"]))
 
 
 def _application(configuration: Configuration, finder: _Finder) -> Application:
@@ -205,7 +213,9 @@ def _context(tls: Tls, certificate: Path, private_key: Path, authority: Path, fi
     try:
         context.load_verify_locations(cafile=authority)
         if tls.crl is not None:
-            context.load_verify_locations(cafile=tls.crl)
+            if (crl := finder.find("tls.crl", tls.crl, "", "revoked certificates")) is None:
+                return None
+            context.load_verify_locations(cafile=crl)
             context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     except (ssl.SSLError, OSError) as error:
         mistakes.append(f"tls.authority: {authority} (or tls.crl) cannot be used: {error.strerror or error}")

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dropsign import __version__, config, credentials, memory
+from dropsign import __version__, config, memory
 from dropsign.answers import Answers
 from dropsign.api import Api
 from dropsign.auditing import Auditing
@@ -68,7 +68,9 @@ class Daemon:
         self._path = path
         self._environment = environment
         self._log = log
-        self._configuration = configuration
+        self._configuration = self._started_with = configuration
+        self._reloading = asyncio.Lock()
+        self._backlog = 0
         self._started = time.monotonic()
         self._stop = asyncio.Event()
         self._cut_short = asyncio.Event()
@@ -114,10 +116,13 @@ class Daemon:
             observer=self._report,
             gate_closed=self._report.gate_closed,
             gate_opened=lambda closed, seconds: self._report.gate_opened(closed, seconds, self._waiting),
-            before_probe=lambda: self._rotation.check(self._signer, trial=lambda: False),
+            before_probe=self._before_probe,
             scan_finished=self._on_scan,
         )
         return Pipeline(configuration, Doors(outbox, journal, self._signer, verifier), listeners)
+
+    async def _before_probe(self) -> None:
+        await self._rotation.check(self._signer, trial=lambda: False)
 
     @staticmethod
     def _in_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[T], None], value: T) -> None:
@@ -190,7 +195,8 @@ class Daemon:
         while True:
             self._watch_descriptors()
             await self._keeper.check()
-            await self._rotation.check(self._signer, trial=lambda: gate.closed is None)
+            if await self._rotation.check(self._signer, trial=lambda: gate.closed is None):
+                gate.hurry()
             self._rotation.warn_of_expiry()
             self._pipeline.intake.tell_unsettled()
             if gate.closed is not None and gate.summary_due(time.monotonic()):
@@ -200,7 +206,9 @@ class Daemon:
             # A journal that cannot be written keeps all who ask it waiting; that must not look like death.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STATUS_SECONDS):
-                    self._notifier.status((await self._answers.status()).as_line())
+                    status = await self._answers.status()
+                    self._backlog = status.backlog
+                    self._notifier.status(status.as_line())
             memory.collect()
             await asyncio.sleep(interval)
 
@@ -252,7 +260,8 @@ class Daemon:
 
     @property
     def _waiting(self) -> int:
-        return len(self._pipeline.queue)
+        """How many files wait: in memory now, or all of them a moment ago."""
+        return max(len(self._pipeline.queue), self._backlog)
 
     def _on_journal_trouble(self, trouble: Trouble | None) -> None:
         self._pipeline.on_journal_trouble(trouble)  # which is made after the journal
@@ -262,22 +271,24 @@ class Daemon:
 
     async def _reload(self) -> None:
         """Take up a new configuration, as far as that can be done in full flight; a broken one is refused."""
-        self._notifier.reloading()
-        try:
-            fresh = await asyncio.to_thread(config.load, self._path, self._environment)
-            loaded = await asyncio.to_thread(credentials.load, fresh, self._environment)
-            recursive = self._pipeline.intake.filters.recursive  # what is watched changes with a restart only
-            filters = Filters(fresh.outbox.include, fresh.outbox.exclude, recursive=recursive)
-        except DropsignError as error:
-            self._log.error("daemon.reload_refused", error=str(error))
-        else:
-            old, self._configuration = self._configuration, fresh
-            self._pipeline.intake.filters = filters
-            self._rotation.configuration = fresh
-            await self._rotation.use(loaded, self._signer)
-            self._log.info("daemon.reloaded", needs_restart=needs_restart(old, fresh))
-            self._pipeline.rescan.request()
-        self._notifier.ready("watching")
+        async with self._reloading:
+            self._notifier.reloading()
+            try:
+                await self._take_up(await asyncio.to_thread(config.load, self._path, self._environment))
+            except DropsignError as error:
+                self._log.error("daemon.reload_refused", error=str(error))
+            self._notifier.ready("watching")
+
+    async def _take_up(self, fresh: Configuration) -> None:
+        gate = self._pipeline.gate
+        recursive = self._pipeline.intake.filters.recursive  # what is watched changes with a restart only
+        filters = Filters(fresh.outbox.include, fresh.outbox.exclude, recursive=recursive)
+        await self._rotation.reload(fresh, self._signer, trial=gate.closed is None)
+        self._configuration = fresh
+        self._pipeline.intake.filters = filters
+        self._log.info("daemon.reloaded", needs_restart=needs_restart(self._started_with, fresh))
+        gate.hurry()
+        self._pipeline.rescan.request()
 
     # Stop
 
@@ -314,7 +325,14 @@ class Daemon:
 
 def needs_restart(old: Configuration, new: Configuration) -> list[str]:
     """Name the keys that differ and are not taken up by a reload."""
-    live = {"outbox.include", "outbox.exclude", "service.app_key", "service.app_key_file", "service.app_secret_file"}
+    live = {
+        "outbox.include",
+        "outbox.exclude",
+        "service.app_key",
+        "service.app_key_file",
+        "service.app_secret_file",
+        "daemon.grace_seconds",
+    }
     names = []
     for section in sorted(set(Configuration.model_fields) - {"tls"}):
         before, after = getattr(old, section), getattr(new, section)

@@ -82,6 +82,7 @@ class SigningError(DropsignError):
         status: the HTTP status, if an answer came.
         retry_after: seconds that the service asked to wait, if it did.
         passing: it may be a matter of load or chance, and other requests may fare better meanwhile.
+        stale: the connection had lain idle, and was cut before an answer began: the request never reached anybody.
     """
 
     exit_code = ExitCode.UNREACHABLE
@@ -102,6 +103,7 @@ class SigningError(DropsignError):
         self.status = status
         self.retry_after = retry_after
         self.passing = passing
+        self.stale = False
 
 
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})

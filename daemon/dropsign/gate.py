@@ -53,6 +53,7 @@ class Gate:
         self._policy = policy
         self._pace = pace
         self._inside = 0
+        self._before_gate = 0
         self._next_summary = 0.0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._on_closed = on_closed
@@ -88,9 +89,13 @@ class Gate:
         return True
 
     @asynccontextmanager
-    async def passage(self) -> AsyncIterator[None]:
-        """Wait until a request may be made: as many at a time as the service bears, one while the gate is closed."""
-        probing = await self._enter()
+    async def passage(self, path: bytes | None = None) -> AsyncIterator[None]:
+        """Wait until a request may be made: as many at a time as the service bears, one while the gate is closed.
+
+        Args:
+            path: of the file that it is for; None for a trial.
+        """
+        probing = await self._enter(path)
         self._inside += 1
         try:
             yield
@@ -107,20 +112,25 @@ class Gate:
 
     def _call_in(self) -> None:
         """Wake as many waiters as there is room for, in the order in which they came; all, once the gate is closed."""
-        room = self._pace.limit - self._inside if self._open.is_set() else len(self._queue)
+        room = self._room if self._open.is_set() else len(self._queue)
         while self._queue and room > 0:
             waiter = self._queue.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 room -= 1
 
-    async def _enter(self) -> bool:
+    @property
+    def _room(self) -> int:
+        """Requests that may begin now, while the gate is open."""
+        return self._pace.limit - self._inside if time.monotonic() >= self._pace.resumes else 0
+
+    async def _enter(self, path: bytes | None) -> bool:
         """Wait for one's turn; return whether it is a probe's."""
         while True:
             if not self._open.is_set():
-                if await self._enter_closed():
+                if await self._enter_closed(path):
                     return True
-            elif self._inside < self._pace.limit:
+            elif self._room > 0:
                 return False
             else:
                 waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -131,11 +141,18 @@ class Gate:
                     self._call_in()  # the place that was given to us, if one was, is another's now
                     raise
 
-    async def _enter_closed(self) -> bool:
+    async def _enter_closed(self, path: bytes | None) -> bool:
+        self._before_gate += 1
+        try:
+            return await self._take_turn(path)
+        finally:
+            self._before_gate -= 1
+
+    async def _take_turn(self, path: bytes | None) -> bool:
         while not self._open.is_set():
             await self._turn.acquire()
             try:
-                if await self._wait_for_probe():
+                if await self._wait_for_probe(path):
                     await self._before_probe()
                     return True
             except BaseException:
@@ -144,12 +161,14 @@ class Gate:
             self._turn.release()
         return False
 
-    async def _wait_for_probe(self) -> bool:
-        """Wait until the gate opens, or until a probe may go."""
+    async def _wait_for_probe(self, path: bytes | None) -> bool:
+        """Wait until the gate opens, or others should have their turn first, or until a probe may go."""
         while not self._open.is_set():
-            wait = None if self._held else self._policy.next_probe - time.monotonic()
+            wait = None if self._held else self._policy.wait(path, time.monotonic())
             if wait is not None and wait <= 0:
                 return True
+            if self._before_gate > 1 and self._policy.is_sole(path):
+                return False
             try:
                 # Woken now and then: what holds the gate shut may be over while the service's outage is not.
                 async with asyncio.timeout(1.0 if wait is None else min(wait, 1.0)):
@@ -158,36 +177,44 @@ class Gate:
                 continue
         return False
 
-    def fault(self, error: SigningError, began: float | None = None) -> bool:
+    def fault(self, error: SigningError, began: float = 0.0, path: bytes | None = None) -> bool:
         """Take in a fault that is the service's or the credentials'.
 
         Args:
             error: it.
-            began: when the request began, in monotonic seconds; None for what was no file's.
+            began: when the request began, in monotonic seconds.
+            path: of the file that was to be signed; None for what was no file's.
 
         Returns:
-            Whether others fare better just now: then the gate stays open, and only the pace falls.
+            Whether others fare better just now: then this file tries again later, and the gate is as it was.
         """
+        if path is None or not error.passing:
+            self._close(error, None)
+            return False
         now = time.monotonic()
-        if error.passing and began is not None and self._outage is None and self._pace.overloaded(began, now):
+        is_own = self._policy.is_own(path, self._pace.last_answer, now)
+        if self._outage is None and (is_own or self._pace.overloaded(began, now, error.retry_after)):
+            if self._pace.resumes > now:
+                asyncio.get_running_loop().call_later(self._pace.resumes - now, self._call_in)
             return True
-        self._pace.outage()
-        self._close(error)
-        return False
+        self._close(error, path)
+        return is_own
 
-    def _close(self, error: SigningError) -> None:
+    def _close(self, error: SigningError, path: bytes | None) -> None:
+        self._pace.outage()
         soon = self._for_refusals or error.fault is Fault.MACHINE
         longest = LONGEST_WAIT_AFTER_REFUSALS_SECONDS if soon else LONGEST_WAIT_SECONDS
-        if self._policy.fault(error.reason, str(error), time.monotonic(), error.retry_after, longest=longest):
+        now, text = time.monotonic(), str(error)
+        if self._policy.fault(error.reason, text, now, error.retry_after, longest=longest, path=path):
             self._close_for_outage(error.reason, str(error))
         elif self._outage is not None:
             self._outage = Closed(error.reason, str(error), self._outage.since)
 
-    def answered(self) -> None:
-        """Take in an answer that shows that the service works."""
+    def answered(self, path: bytes | None = None) -> None:
+        """Take in an answer, about this file, that shows that the service works."""
         self._pace.answered(time.monotonic())
         self._for_refusals = False
-        if self._policy.success() is not None:
+        if self._policy.success(path) is not None:
             ended, self._outage = self._outage, None
             self._reopen(ended)
 
@@ -204,8 +231,12 @@ class Gate:
             self.fault(SigningError(Fault.SERVICE, "rejecting", f"many files in a row: {error}", status=error.status))
             return True
         if self._outage is not None:
-            self.answered()
+            self.answered(path)
         return False
+
+    def hurry(self) -> None:
+        """Have the next probe go at once: something was mended, such as the credentials."""
+        self._policy.hurry(time.monotonic())
 
     def blamed(self) -> list[bytes]:
         """Return the files that were refused before `refused` told that the fault is not theirs."""

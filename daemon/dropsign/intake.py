@@ -20,7 +20,7 @@ from dropsign.examination import Examiner
 from dropsign.failpoints import reach
 from dropsign.filters import Filters
 from dropsign.model import Drop, Entry, Look, Notice, State
-from dropsign.parts import UNPUBLISHABLE, Parts
+from dropsign.parts import CHANGED, UNPUBLISHABLE, Parts
 from dropsign.scan import Finding
 from dropsign.settle import Settling, is_young
 
@@ -154,6 +154,7 @@ class Intake:
             self._begin_examination(Look(entry.path, entry.fingerprint), entry, found=False)
             return
         drop = Drop(entry.path, entry.fingerprint, attempts, time.time(), self._parts.journal.next_ticket())
+        drop.failures = int(entry.state is State.DEFERRED and entry.reason != CHANGED)
         self._parts.journal.queue(drop)
         reach("retried")
         self._parts.queue.put(drop)

@@ -1,11 +1,14 @@
 """The work queue of one process: bounded in memory, with the journal as its tail.
 
 What does not fit waits in the journal alone, so that a million waiting files cost disk, not memory. Places are
-tickets: ascending numbers that the journal gives out and keeps. Small and large files wait in lanes of their own, and
-large ones never hold all workers: a small file does not wait for somebody's long upload to end.
+tickets: ascending numbers that the journal gives out and keeps. Small files, large files and files that failed wait
+in lanes of their own, and the latter two never hold all workers: a fresh small file waits neither for somebody's long
+upload nor for what the service hangs on.
 """
 
 import asyncio
+import heapq
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -23,19 +26,21 @@ LARGE: Final = 8 * 1024 * 1024
 class LocalQueue:
     """First come, first served, in each lane."""
 
-    def __init__(self, backlog: Backlog, last_ticket: int, large_at_once: Callable[[], int] = lambda: ROOM) -> None:
+    def __init__(self, backlog: Backlog, last_ticket: int, slow_at_once: Callable[[], int] = lambda: ROOM) -> None:
         """Begin with what the journal holds.
 
         Args:
             backlog: it.
             last_ticket: the highest in there; 0 when nothing waits.
-            large_at_once: asked how many large drops may be taken and not done, just now.
+            slow_at_once: asked how many drops that are large or failed before may be taken and not done, just now.
         """
         self._backlog = backlog
-        self._large_at_once = large_at_once
+        self._slow_at_once = slow_at_once
         self._small: deque[Drop] = deque()
         self._large: deque[Drop] = deque()
-        self._large_taken = 0
+        self._failed: list[tuple[float, int, Drop]] = []
+        self._slow: set[bytes] = set()
+        self._retried: set[bytes] = set()
         self._held: set[bytes] = set()
         self._renewed: dict[bytes, Drop] = {}
         self._loaded = 0
@@ -52,7 +57,7 @@ class LocalQueue:
 
     def put(self, drop: Drop) -> None:
         """Add a drop that the journal already holds as queued, under its ticket."""
-        fits = self._loaded == self._last and len(self._small) + len(self._large) < ROOM
+        fits = self._loaded == self._last and len(self._small) + len(self._large) + len(self._failed) < ROOM
         self._last = drop.ticket
         if fits:
             self._load(drop)
@@ -60,37 +65,55 @@ class LocalQueue:
 
     async def take(self) -> Drop:
         """Wait for a drop and take it; who took it must call `done`."""
-        while (lane := self._lane()) is None:
+        while (drop := self._next()) is None:
             if self._loaded < self._last and len(self._large) < 8 * ROOM:
                 await self._refill()
             else:
                 self._changed.clear()
                 await self._changed.wait()
-        drop = lane.popleft()
-        if lane is self._large:
-            self._large_taken += 1
         return drop
+
+    def put_back(self, drop: Drop, seconds: float) -> bool:
+        """Have a drop that was taken, and failed, taken again after some seconds; false if too many wait like that."""
+        if len(self._failed) >= ROOM:
+            return False
+        self._make_room(drop)
+        self._line_up_failed(drop, seconds)
+        return True
 
     def done(self, drop: Drop) -> None:
         """Let go of a drop, whatever became of it."""
         self._held.discard(drop.path)
-        if drop.fingerprint.size >= LARGE:
-            self._large_taken -= 1
-            self._changed.set()
+        self._make_room(drop)
         if (renewed := self._renewed.pop(drop.path, None)) is not None:
             self._line_up(renewed)
 
-    def _lane(self) -> deque[Drop] | None:
-        """Return the lane whose turn it is; None when no drop may be taken."""
-        if self._large and self._large_taken < self._large_at_once():
-            first_come = not self._small or self._large[0].ticket < self._small[0].ticket
-            return self._large if first_come else self._small
-        return self._small or None
+    def _make_room(self, drop: Drop) -> None:
+        if drop.path in self._slow:
+            self._slow.discard(drop.path)
+            self._retried.discard(drop.path)
+            self._changed.set()
+
+    def _next(self) -> Drop | None:
+        """Take the drop whose turn it is; None when there is none that may be taken."""
+        most = self._slow_at_once()
+        if len(self._slow) < most:
+            is_due = bool(self._failed) and self._failed[0][0] <= time.monotonic()
+            if is_due and len(self._retried) < max(1, most // 2):
+                drop = heapq.heappop(self._failed)[2]
+                self._retried.add(drop.path)
+                self._slow.add(drop.path)
+                return drop
+            if self._large and (not self._small or self._large[0].ticket < self._small[0].ticket):
+                drop = self._large.popleft()
+                self._slow.add(drop.path)
+                return drop
+        return self._small.popleft() if self._small else None
 
     async def _refill(self) -> None:
         """Load the next drops that wait in the journal alone."""
         async with self._refilling:
-            if self._lane() is not None or self._loaded >= self._last:
+            if self._small or self._loaded >= self._last:
                 return
             last = self._last
             drops = await self._backlog.waiting(self._loaded, ROOM)
@@ -108,5 +131,12 @@ class LocalQueue:
 
     def _line_up(self, drop: Drop) -> None:
         self._held.add(drop.path)
+        if drop.failures:
+            self._line_up_failed(drop, 0)
+            return
         (self._large if drop.fingerprint.size >= LARGE else self._small).append(drop)
         self._changed.set()
+
+    def _line_up_failed(self, drop: Drop, seconds: float) -> None:
+        heapq.heappush(self._failed, (time.monotonic() + seconds, drop.ticket, drop))
+        asyncio.get_running_loop().call_later(seconds, self._changed.set)

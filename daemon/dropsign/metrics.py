@@ -60,6 +60,8 @@ class Metrics:
             "dropsign_certificate_expiry_timestamp_seconds", "When it expires.", ["which"], registry=registry
         )
         self.backlog = self._gauge("dropsign_backlog_files", "Files that wait for their signature.")
+        self.limit = self._gauge("dropsign_concurrency_limit", "Requests at a time that the service bears just now.")
+        self.ceiling = self._gauge("dropsign_concurrency_ceiling", "Requests at a time at most, as configured.")
         self.in_flight = self._gauge("dropsign_in_flight_requests", "Requests on their way.")
         self.oldest = self._gauge("dropsign_oldest_waiting_seconds", "Age of the oldest waiting file.")
         self.failed = self._gauge("dropsign_failed_files", "Files given up.")

@@ -90,6 +90,7 @@ class Drop:
         attempts: charged so far.
         settled_at: seconds since the epoch when it came to rest.
         ticket: its place in the queue; a lower one goes first.
+        failures: how often it was not signed, to whoever's account that was put; known to this process alone.
     """
 
     path: bytes
@@ -97,6 +98,7 @@ class Drop:
     attempts: int = 0
     settled_at: float = 0.0
     ticket: int = 0
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)

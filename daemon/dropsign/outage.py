@@ -2,6 +2,9 @@
 
 A fault that is the service's or the credentials' closes the gate: no file is charged, one file at a time probes
 (contract, section 3). A probe that gets an answer about its file opens the gate; then the pool ramps up.
+
+A service may also fail with one file alone. So while all faults came from one file, another one need not wait to
+probe; and a file that fails again after others were answered tells nothing of the service.
 """
 
 from collections import deque
@@ -24,6 +27,10 @@ SAME_REFUSALS: Final = 8
 """So many different files refused in a row with the same status mean that the fault is not theirs."""
 
 
+SUSPECTS_MOST: Final = 4096
+"""Files remembered that failed; the longest known are forgotten first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outage:
     """A closed gate: since when (monotonic seconds), why, and what the last error said."""
@@ -41,9 +48,12 @@ class OutagePolicy:
         self.outage: Outage | None = None
         self.probes = 0
         self.next_probe = 0.0
+        self._asked_until = 0.0
+        self._sole: bytes | None = None
+        self._failed_since: dict[bytes, float] = {}
         self._refusals: deque[tuple[int, bytes]] = deque(maxlen=SAME_REFUSALS)
 
-    def fault(
+    def fault(  # noqa: PLR0913 - all that is known of it
         self,
         reason: str,
         detail: str,
@@ -51,6 +61,7 @@ class OutagePolicy:
         retry_after: float | None = None,
         *,
         longest: float = LONGEST_WAIT_SECONDS,
+        path: bytes | None = None,
     ) -> bool:
         """Take in a fault that is no file's; return whether it closed the gate.
 
@@ -60,9 +71,12 @@ class OutagePolicy:
             now: monotonic seconds.
             retry_after: seconds that the service asked to wait.
             longest: seconds that the next probe waits at most.
+            path: of the file that it befell, if it may be that file's alone.
         """
         closes = self.outage is None
         retry_after = min(retry_after or 0.0, LONGEST_RETRY_AFTER_SECONDS)
+        self._sole = path if closes or path == self._sole else None
+        self._asked_until = max(0.0 if closes else self._asked_until, now + retry_after)
         if self.outage is None:
             self.outage = Outage(now, reason, detail)
             self.probes = 0
@@ -76,9 +90,33 @@ class OutagePolicy:
         self.next_probe = now + max(wait, retry_after)
         return closes
 
-    def success(self) -> Outage | None:
+    def wait(self, path: bytes | None, now: float) -> float:
+        """Return the seconds until a probe of this file may go (None for one of no file)."""
+        is_other = path is not None and self._sole is not None and path != self._sole
+        return (self._asked_until if is_other else self.next_probe) - now
+
+    def hurry(self, now: float) -> None:
+        """Let a probe go as soon as the service has not asked otherwise."""
+        self.next_probe = min(self.next_probe, max(now, self._asked_until))
+
+    def is_sole(self, path: bytes | None) -> bool:
+        """Tell whether all faults of this outage came from this file."""
+        return path is not None and path == self._sole
+
+    def is_own(self, path: bytes, last_answer: float, now: float) -> bool:
+        """Take in a fault of one file; return whether others were answered since it first failed."""
+        since = self._failed_since.setdefault(path, now)
+        if len(self._failed_since) > SUSPECTS_MOST:
+            del self._failed_since[next(iter(self._failed_since))]
+        return last_answer > since
+
+    def success(self, path: bytes | None = None) -> Outage | None:
         """Take in an answer; return the outage that it ended, if there was one."""
         self._refusals.clear()
+        if path is not None:
+            self._failed_since.pop(path, None)
+        if self.outage is not None and self._sole is None:  # these failed with all others
+            self._failed_since.clear()
         return self._open()
 
     def refusal(self, path: bytes, status: int) -> bool:

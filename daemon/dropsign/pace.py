@@ -2,7 +2,7 @@
 
 Additive increase, multiplicative decrease, as TCP does it (RFC 5681): the limit begins low and grows by one with each
 answer until the service first refuses for load; then it falls, and grows slowly from there. So it settles just below
-what the service bears, and rarely asks for more.
+what the service bears, and rarely asks for more. A short `Retry-After` stops all requests for that long.
 """
 
 from typing import Final
@@ -20,8 +20,14 @@ ROUNDS_PER_STEP: Final = 8
 """Once the limit is known, it grows by one only after so many rounds of answers: at a limit of 8, one request in 64
 finds out whether the service bears more."""
 
+BOUND_SECONDS: Final = 10.0
+"""So long it stays below what was last refused."""
+
 RECENT_SECONDS: Final = 2.0
 """A service that answered within this time is overloaded, not out."""
+
+LONGEST_PAUSE_SECONDS: Final = 5.0
+"""A service that asks for more than this is out, and the gate says so."""
 
 
 class Pace:
@@ -32,8 +38,13 @@ class Pace:
         self._limit = min(FIRST_LIMIT, self._ceiling)
         self._starting = True
         self._fell = float("-inf")
-        self._answered = float("-inf")
         self._refused = 0
+        self._bound = self._ceiling
+        self._bound_ends = float("-inf")
+        self.last_answer = float("-inf")
+        """When somebody was last answered, in monotonic seconds."""
+        self.resumes = float("-inf")
+        """Until when nobody may ask, in monotonic seconds."""
 
     @property
     def limit(self) -> int:
@@ -42,25 +53,34 @@ class Pace:
 
     def answered(self, now: float) -> None:
         """Take in an answer, at monotonic seconds."""
-        self._answered = now
+        self.last_answer = now
         self._refused = 0
         step = 1.0 if self._starting else 1.0 / (ROUNDS_PER_STEP * self._limit)
-        self._limit = min(self._ceiling, self._limit + step)
+        most = self._bound if now < self._bound_ends else self._ceiling
+        if self._limit < most:
+            self._limit = min(most, self._ceiling, self._limit + step)
 
-    def overloaded(self, began: float, now: float) -> bool:
+    def overloaded(self, began: float, now: float, retry_after: float | None = None) -> bool:
         """Take in a refusal for load, or an answer that did not come in time.
 
         Args:
             began: when its request began, in monotonic seconds.
             now: when it was known.
+            retry_after: seconds that the service asked to wait.
 
         Returns:
             Whether the service is only overloaded; false if it answers nobody, which is an outage.
         """
         self._refused += 1
-        if now - self._answered > RECENT_SECONDS or self._refused > 2 * self._ceiling:
+        retry_after = retry_after or 0.0
+        recently = now - max(self.last_answer, self.resumes) <= RECENT_SECONDS and self.last_answer > float("-inf")
+        if not recently or self._refused > 2 * self._ceiling or retry_after > LONGEST_PAUSE_SECONDS:
             return False
+        if retry_after and now >= self.resumes:
+            # One that asks for a pause after every few answers is paused for half the time, lest it stand still.
+            self.resumes = now + min(retry_after, now - self.resumes)
         if began >= self._fell:  # else it is one of those that were on their way when the limit last fell
+            self._bound, self._bound_ends = max(FIRST_LIMIT, int(self._limit) - 1.0), now + BOUND_SECONDS
             self._limit = max(1.0, self._limit * (FALL_WHILE_STARTING if self._starting else FALL))
             self._starting = False
             self._fell = now
@@ -71,3 +91,4 @@ class Pace:
         self._limit = PROBING_LIMIT
         self._starting = True
         self._refused = 0
+        self._bound_ends = self.resumes = float("-inf")

@@ -16,6 +16,9 @@ from dropsign.verifier import Verifier
 UNPUBLISHABLE: Final = "unpublishable"
 """Why a drop rests whose signature is in the history, but could not be written beside it."""
 
+CHANGED: Final = "changed"
+"""Why a drop rests whose file moved on while it was read."""
+
 
 class Observer(Protocol):
     """Who is told what becomes of files: logs, metrics, a progress bar."""

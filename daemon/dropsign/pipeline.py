@@ -82,7 +82,7 @@ class Pipeline:
             on_opened=listeners.gate_opened,
             before_probe=listeners.before_probe,
         )
-        self.queue = LocalQueue(doors.journal, doors.journal.last_ticket, self._large_at_once)
+        self.queue = LocalQueue(doors.journal, doors.journal.last_ticket, self._slow_at_once)
         self.parts = Parts(
             outbox=doors.outbox,
             journal=doors.journal,
@@ -103,8 +103,8 @@ class Pipeline:
         self.pool = Pool(service, self.parts, self.intake, error_files=outbox.error_files)
         self.rescan = Rescan(self.parts, self.intake, outbox, listeners.scan_finished)
 
-    def _large_at_once(self) -> int:
-        """Return how many of the requests that the service bears may be large files': a quarter is kept for others."""
+    def _slow_at_once(self) -> int:
+        """Return how many requests may be large files' or retries: a quarter of what it bears is for others."""
         limit = self.gate.limit
         return max(1, limit - max(1, limit // 4))
 

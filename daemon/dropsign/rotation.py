@@ -8,7 +8,7 @@ from typing import Final
 from dropsign import credentials
 from dropsign.config import Configuration
 from dropsign.credentials import Credentials
-from dropsign.errors import ConfigurationError, SigningError
+from dropsign.errors import ConfigurationError, Fault, SigningError
 from dropsign.log import Log
 from dropsign.metrics import Metrics
 from dropsign.signer import Signer
@@ -32,6 +32,8 @@ class Rotation:
         self._log = log
         self._metrics = metrics
         self._warned: set[str] = set()
+        self._turn = asyncio.Lock()
+        self._refused: credentials.Stamp | None = None
         self.current = credentials.load(configuration, environment)
         self._announce()
 
@@ -47,27 +49,52 @@ class Rotation:
             if days < EXPIRY_WARNING_DAYS and self._is_news(f"expiry of {which}"):
                 self._log.warning("credentials.expiring", which=which, days=days, expires=ends.isoformat())
 
-    async def check(self, signer: Signer, *, trial: Callable[[], bool]) -> None:
+    async def check(self, signer: Signer, *, trial: Callable[[], bool]) -> bool:
         """Use the credentials that now lie on disk, if they are others and good; refuse them otherwise.
+
+        Files that are replaced one after the other do not fit in between: only what stays so is refused aloud.
 
         Args:
             signer: gets them.
             trial: whether a handshake must succeed with them first; during an outage none can.
-        """
-        if not self.current.changed_on_disk():
-            return
-        try:
-            fresh = await asyncio.to_thread(credentials.load, self.configuration, self._environment)
-            if trial():
-                await signer.handshake(fresh)
-        except (ConfigurationError, SigningError) as error:
-            if self._is_news(str(error)):
-                self._log.error("credentials.refused", error=str(error))
-            return
-        await self.use(fresh, signer)
 
-    async def use(self, fresh: Credentials, signer: Signer) -> None:
-        """Use other credentials from the next request on."""
+        Returns:
+            Whether others are in use now.
+        """
+        async with self._turn:
+            if (stamp := self.current.changed_on_disk()) is None:
+                return False
+            try:
+                fresh = await asyncio.to_thread(credentials.load, self.configuration, self._environment)
+                if trial():
+                    await signer.handshake(fresh)
+            except (ConfigurationError, SigningError) as error:
+                if stamp == self._refused and self._is_news(str(error)):
+                    self._log.error("credentials.refused", error=str(error))
+                self._refused = stamp
+                return False
+            await self._use(fresh, signer)
+            return True
+
+    async def reload(self, configuration: Configuration, signer: Signer, *, trial: bool) -> None:
+        """Use another configuration and its credentials, after a trial handshake that the service may sit out.
+
+        Raises:
+            CredentialsError: they cannot be used.
+            SigningError: the service does not take them, or they do not take the service.
+        """
+        async with self._turn:
+            fresh = await asyncio.to_thread(credentials.load, configuration, self._environment)
+            try:
+                if trial:
+                    await signer.handshake(fresh)
+            except SigningError as error:
+                if error.fault is Fault.CREDENTIALS or error.reason == "tls":
+                    raise
+            self.configuration = configuration
+            await self._use(fresh, signer)
+
+    async def _use(self, fresh: Credentials, signer: Signer) -> None:
         self.current = fresh
         self._warned.clear()
         await signer.renew(fresh)

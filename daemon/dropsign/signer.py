@@ -7,7 +7,6 @@ sees HTTP.
 import asyncio
 import email.utils
 import hashlib
-import json
 import ssl
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -22,31 +22,23 @@ import aiohttp
 from pybase64 import b64encode
 from yarl import URL
 
-from dropsign import esauth
+from dropsign import esauth, tlserrors
 from dropsign.config import Service
 from dropsign.descriptors import SHORTAGE, have_run_out
 from dropsign.errors import Fault, SigningError
 from dropsign.model import Signature
 from dropsign.peer import PeerResponse, service_certificate
 from dropsign.ports import Identity
+from dropsign.verdict import ANSWER_MAX, signature_in
 
 STREAM_PIECE: Final = 2 * esauth.PIECE
 """Bytes of a large file read, encoded and sent at a time; a multiple of three."""
 
-ANSWER_MAX: Final = 256 * 1024
-"""Bytes of an answer that are read; no signature is longer."""
-
-DETAIL_MAX: Final = 500
-"""Bytes of a refusal's text that are kept (contract, section 3)."""
-
-SKEW_SECONDS: Final = 120.0
-"""From this difference to the service's clock on, a refusal is blamed on the clock."""
-
 _REFUSAL_SECONDS: Final = 0.2
 """How long a trial handshake waits for the service to refuse our certificate."""
 
-_OVERLOADED: Final = frozenset({408, 425, 429, 503, 504})
-_FORBIDDEN: Final = frozenset({401, 403})
+_CUT_PATIENCE_SECONDS: Final = 1.0
+"""And one that is to find out why a connection was cut."""
 
 ReadAt = Callable[[int, int], bytes]
 
@@ -74,6 +66,14 @@ class Request:
     read_at: ReadAt | None = None
 
 
+@dataclass(slots=True)
+class _Way:
+    """How far one request came: on a connection made for it or on one that lay idle, and whether an answer began."""
+
+    is_new: bool = False
+    is_answered: bool = False
+
+
 class Signer:
     """Asks the signing service, over one session that all requests share."""
 
@@ -97,6 +97,8 @@ class Signer:
     def _connected(self) -> aiohttp.ClientSession:
         if self._session is None:
             service = self._service
+            tracing = aiohttp.TraceConfig()
+            tracing.on_connection_create_end.append(_note_new_connection)
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=self._context, limit=service.concurrency, ttl_dns_cache=30),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=service.connect_timeout_seconds),
@@ -105,6 +107,7 @@ class Signer:
                 response_class=PeerResponse,
                 auto_decompress=False,
                 trust_env=False,
+                trace_configs=[tracing],
             )
         return self._session
 
@@ -191,11 +194,12 @@ class Signer:
             esauth.HEADER_SIGN: signed,
         }
 
-    async def handshake(self, identity: Identity | None = None) -> None:
+    async def handshake(self, identity: Identity | None = None, patience: float = _REFUSAL_SECONDS) -> None:
         """Connect and shake hands without asking anything.
 
         Args:
             identity: to try; those in use by default.
+            patience: seconds that the service has to refuse our certificate.
 
         Raises:
             SigningError: that failed; it says whose fault it was.
@@ -207,20 +211,24 @@ class Signer:
                     self._url.host, self._url.port, ssl=context, server_hostname=self._url.host
                 )
         except OSError as error:
-            raise self._lost(error) from error
+            raise self._lost(error, connecting=True) from error
         try:
             # In TLS 1.3 a server refuses a client's certificate only after the client has finished.
-            async with asyncio.timeout(_REFUSAL_SECONDS):
-                if not await reader.read(1):
-                    # One that refuses our certificate says so by an alert; one that is going down does this.
-                    text = "the service closes the connection after the handshake"
-                    raise SigningError(Fault.SERVICE, "unreachable", text)
+            async with asyncio.timeout(patience):
+                is_cut = not await reader.read(1)
         except TimeoutError:
             return
-        except OSError as error:
+        except ssl.SSLError as error:
             raise self._lost(error) from error
+        except OSError:
+            is_cut = True
         finally:
+            version = writer.get_extra_info("ssl_object").version()
             writer.close()
+        if is_cut and version == "TLSv1.3":
+            raise tlserrors.refusal_in_silence()
+        if is_cut:
+            raise SigningError(Fault.SERVICE, "unreachable", "the service closes the connection after the handshake")
 
     async def sign_bytes(self, content: bytes) -> Signature:
         """Have some bytes signed; see `send`."""
@@ -234,23 +242,33 @@ class Signer:
             SourceError: a large file could not be read again as what it was.
         """
         serial = self._serial
+        way = _Way()
         try:
             async with asyncio.timeout(self._service.timeout_seconds) as deadline:
                 data = request.body if request.body is not None else self._stream(request, deadline)
                 async with (
                     self._using() as session,
-                    session.post(self._url, data=data, headers=request.headers, allow_redirects=False) as response,
+                    session.post(
+                        self._url, data=data, headers=request.headers, allow_redirects=False, trace_request_ctx=way
+                    ) as response,
                 ):
+                    way.is_answered = True
                     answer = await _read_bounded(response)
         except SourceError:
             raise
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             if isinstance(cause := _cause(error, SourceError), SourceError):
                 raise cause from cause.__cause__
-            raise self._lost(error) from error
+            lost = self._lost(error)
+            if lost.passing and not way.is_answered and not isinstance(error, TimeoutError):
+                lost.stale = not way.is_new
+                lost = await self._explain_cut(lost) if way.is_new else lost
+            raise lost from error
         self._note_date(response)
+        retry_after = response.headers.get("Retry-After")
+        text = signature_in(response.status, answer, retry_after, self.clock_skew_seconds)
         proof = (service_certificate(response), serial)
-        return Signature(self._judge(response, answer), request.sha256, request.size, proof)
+        return Signature(text, request.sha256, request.size, proof)
 
     async def _stream(self, request: Request, deadline: asyncio.Timeout) -> AsyncIterator[bytes]:
         """Yield a large file's body, reading one piece ahead, and prove before the last that it is the same file.
@@ -285,56 +303,43 @@ class Signer:
             deadline.reschedule(loop.time() + self._service.timeout_seconds)
         yield esauth.BODY_TAIL
 
-    def _lost(self, error: Exception) -> SigningError:
+    async def _explain_cut(self, lost: SigningError) -> SigningError:
+        """Find out whether a service that cuts a new connection does so because it refuses our certificate."""
+        try:
+            await self.handshake(patience=_CUT_PATIENCE_SECONDS)
+        except SigningError as error:
+            if error.fault is Fault.CREDENTIALS:
+                return error
+        return lost
+
+    def _lost(self, error: Exception, *, connecting: bool = False) -> SigningError:
         """Say why no answer came."""
+        where = f"{self._url.host}:{self._url.port}"
+        if isinstance(error, TimeoutError):
+            if connecting or isinstance(error, aiohttp.ConnectionTimeoutError):
+                text = f"no connection to {where} within {self._service.connect_timeout_seconds:g} s"
+                return SigningError(Fault.SERVICE, "unreachable", text)
+            text = f"no answer within {self._service.timeout_seconds:g} s from {self._url}"
+            return SigningError(Fault.SERVICE, "unreachable", text, passing=True)
         # aiohttp's own errors are SSLErrors too, but have no reason; the one that each holds has.
         held = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
         tls = held if isinstance(held, ssl.SSLError) else _cause(error, ssl.SSLError)
-        reason = getattr(tls, "reason", None) or ""
-        if isinstance(error, TimeoutError):
-            seconds = self._service.timeout_seconds
-            text = f"no answer within {seconds:g} s from {self._url}"
-            return SigningError(Fault.SERVICE, "unreachable", text, passing=True)
-        if isinstance(tls, ssl.SSLCertVerificationError):
-            why = getattr(tls, "verify_message", None) or tls
-            text = f"the service's certificate is not accepted: {why}; check tls.authority and service.url"
-            return SigningError(Fault.SERVICE, "tls", text)
         if isinstance(tls, ssl.SSLError):
-            if "ALERT" in reason:
-                text = f"the service refuses our certificate or our TLS: {reason}; check tls.certificate"
-                return SigningError(Fault.CREDENTIALS, "credentials", text)
-            return SigningError(Fault.SERVICE, "tls", f"the TLS handshake failed: {reason or tls}")
+            return tlserrors.explain(tls)
         if have_run_out(error):
             return SigningError(Fault.MACHINE, "resources", f"no connection can be opened: {SHORTAGE}")
-        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        cut = not isinstance(error, aiohttp.ClientConnectorError)
-        text = f"the service cuts the connection: {text}" if cut else f"the service cannot be reached: {text}"
-        return SigningError(Fault.SERVICE, "unreachable", text, passing=cut)
-
-    def _judge(self, response: aiohttp.ClientResponse, answer: bytes) -> bytes:
-        """Return the signature in an answer."""
-        status = response.status
-        if status == 200:  # noqa: PLR2004 - HTTP's own number
-            return _signature_in(answer)
-        text = answer[:DETAIL_MAX].decode("utf-8", "replace").strip()
-        detail = f"the service answered {status}{': ' + text if text else ''}"
-        retry_after = _retry_after(response.headers.get("Retry-After"))
-        if status in _FORBIDDEN or (status == 400 and b"SSL certificate" in answer):  # noqa: PLR2004 - nginx says so
-            skew = self.clock_skew_seconds or 0.0
-            if abs(skew) > SKEW_SECONDS:
-                text = f"this machine's clock is {skew:+.0f} s off the service's; set it (timedatectl); {detail}"
-                raise SigningError(Fault.CREDENTIALS, "clock_skew", text, status=status)
-            raise SigningError(
-                Fault.CREDENTIALS, "credentials", f"{detail}; check app_key, app_secret and certificate", status=status
-            )
-        if status in _OVERLOADED or status >= 500:  # noqa: PLR2004 - HTTP's own number
-            reason = "overloaded" if status in _OVERLOADED else "rejecting"
-            raise SigningError(Fault.SERVICE, reason, detail, status=status, retry_after=retry_after, passing=True)
-        if 300 <= status < 400:  # noqa: PLR2004 - HTTP's own numbers
-            raise SigningError(Fault.SERVICE, "rejecting", detail, status=status)
-        if status < 400:  # noqa: PLR2004 - HTTP's own number
-            raise SigningError(Fault.ANSWER, "no_signature", detail, status=status)
-        raise SigningError(Fault.FILE, f"http_{status}", detail, status=status)
+        if connecting or isinstance(error, aiohttp.ClientConnectorError):
+            why = tlserrors.in_words(held or error)
+            return SigningError(Fault.SERVICE, "unreachable", f"the service cannot be reached at {where}: {why}")
+        if isinstance(error, aiohttp.ClientPayloadError):
+            text = "the service cuts the connection in the middle of its answer"
+        elif isinstance(error, aiohttp.ClientResponseError):
+            text = f"what answers at {where} does not speak HTTP"
+        elif isinstance(error, OSError):
+            text = f"the service cuts the connection: {tlserrors.in_words(error)}"
+        else:
+            text = "the service closes the connection without an answer"
+        return SigningError(Fault.SERVICE, "unreachable", text, passing=True)
 
     def _note_date(self, response: aiohttp.ClientResponse) -> None:
         date = response.headers.get("Date")
@@ -347,6 +352,10 @@ class Signer:
             return
 
 
+async def _note_new_connection(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.is_new = True
+
+
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
     """Read an answer; one that is too long is cut, and its connection not used again."""
     answer = bytearray()
@@ -356,40 +365,6 @@ async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
             response.close()
             break
     return bytes(answer)
-
-
-def _signature_in(answer: bytes) -> bytes:
-    """Return the bytes of `signData` in a 200.
-
-    Raises:
-        SigningError: there is no such string, or an empty one.
-    """
-    try:
-        value = json.loads(answer) if len(answer) <= ANSWER_MAX else None
-    except (ValueError, RecursionError):
-        value = None
-    text = value.get("signData") if isinstance(value, dict) else None
-    try:
-        signature = text.encode("utf-8") if isinstance(text, str) else b""
-    except UnicodeEncodeError:
-        signature = b""
-    if not signature:
-        shown = answer[:DETAIL_MAX].decode("utf-8", "replace")
-        raise SigningError(Fault.ANSWER, "no_signature", f"the service answered 200 without a signature: {shown}")
-    return signature
-
-
-def _retry_after(value: str | None) -> float | None:
-    """Return the seconds that `Retry-After` asks for, given as seconds or as a date (RFC 9110, 10.2.3)."""
-    if value is None:
-        return None
-    value = value.strip(" \t")
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, OverflowError):
-        return None
 
 
 def _cause(error: BaseException | None, kind: type[BaseException]) -> BaseException | None:

@@ -22,8 +22,9 @@ from dropsign.errors import Fault, SigningError, is_shortage, unwritable_reason
 from dropsign.failpoints import reach
 from dropsign.grouping import Grouping
 from dropsign.model import Drop, Signature
+from dropsign.outage import LONGEST_RETRY_AFTER_SECONDS
 from dropsign.outbox import Publication
-from dropsign.parts import UNPUBLISHABLE, Parts
+from dropsign.parts import CHANGED, UNPUBLISHABLE, Parts
 from dropsign.signer import Request, SourceError
 
 SMALL: Final = 256 * 1024
@@ -37,8 +38,11 @@ UNPUBLISHED: Final = 256
 
 _CHANGED_SECONDS: Final = 1.0
 
+STALE_MOST: Final = 3
+"""So often a request is made again at once whose connection had been closed before it began."""
+
 BLIPS_MOST: Final = 5
-"""So often a worker tries a file again at once that fails while others succeed; then the file rests, uncharged."""
+"""So often a file is tried again soon that fails while others succeed; then it rests, uncharged."""
 
 _BLIP_SECONDS: Final = 0.1
 _LONGEST_BLIP_SECONDS: Final = 2.0
@@ -166,29 +170,31 @@ class Pool:
         self._feeder.released(drop.path, moved_on=moved_on)
 
     async def _process(self, drop: Drop) -> bool | None:
-        """Get a drop its signature; return whether its file moved on, or None when publishing goes on without us."""
+        """Get a drop its signature; return whether its file moved on, or None while others still hold it."""
         for tries in count(1):
             began = time.monotonic()
             try:
-                async with self._parts.gate.passage():
+                async with self._parts.gate.passage(drop.path):
                     began = time.monotonic()
                     with self._asking():
                         signature, seconds = await self._attempt(drop)
             except MovedOnError:
                 self._parts.observer.changed(drop.path)
                 # Should it be the same version after all, as where a file system's attributes lag, it is taken again.
-                self._parts.journal.defer(drop, time.time() + _CHANGED_SECONDS, "changed", "changed while it was read")
+                self._parts.journal.defer(drop, time.time() + _CHANGED_SECONDS, CHANGED, "changed while it was read")
                 return True
             except SigningError as error:
-                if not await self._again(drop, error, began, tries) or self._stopping:
-                    return False
+                if error.stale and tries <= STALE_MOST and not self._stopping:
+                    continue
+                if not (again := self._again(drop, error, began)) or self._stopping:
+                    return again
             except OSError as error:
                 if not is_shortage(error):
                     self._unreadable(drop, error)
                     return False
                 shortage = SigningError(Fault.MACHINE, "resources", f"no file can be opened: {SHORTAGE}")
-                if not await self._again(drop, shortage, began, tries) or self._stopping:
-                    return False
+                if not (again := self._again(drop, shortage, began)) or self._stopping:
+                    return again
             else:
                 finishing = asyncio.create_task(self._finish(drop, signature, seconds))
                 self._finishing.add(finishing)
@@ -215,7 +221,7 @@ class Pool:
             else:
                 request = loaded
             reach("loaded")
-            signature, seconds = await self._send(request)
+            signature, seconds = await self._send(drop, request)
             if opened is not None:
                 opened.check()
             if not await self._parts.proves(drop.path, drop.fingerprint, signature):
@@ -232,7 +238,7 @@ class Pool:
                 opened.close()
             self._budget.give(memory)
 
-    async def _send(self, request: Request) -> tuple[Signature, float]:
+    async def _send(self, drop: Drop, request: Request) -> tuple[Signature, float]:
         started = time.perf_counter()
         result = "cut"
         self.in_flight += 1
@@ -247,41 +253,46 @@ class Pool:
             self.in_flight -= 1
             seconds = time.perf_counter() - started
             self._parts.observer.requested(result, seconds)
-        self._parts.gate.answered()
+        self._parts.gate.answered(drop.path)
         reach("answered")
         return signature, seconds
 
-    async def _again(self, drop: Drop, error: SigningError, began: float, tries: int) -> bool:
-        """Put a failed attempt to whoever's account it is; return whether the drop is to be tried again by us."""
-        if error.fault in {Fault.ANSWER, Fault.FILE}:
-            return self._blame(drop, error)
-        if not self._parts.gate.fault(error, began):
-            return True  # the gate is closed, and this drop keeps its place before it
-        if tries > BLIPS_MOST:
-            self._defer(drop, error.reason, str(error), _DEFERRAL_TRIES)
-            return False
-        pause = full_jitter(tries, _BLIP_SECONDS, _LONGEST_BLIP_SECONDS, self._random)
-        await asyncio.sleep(max(pause, min(error.retry_after or 0.0, _LONGEST_BLIP_SECONDS)))
-        return True
+    def _again(self, drop: Drop, error: SigningError, began: float) -> bool | None:
+        """Put a failed attempt to whoever's account it is.
 
-    def _blame(self, drop: Drop, error: SigningError) -> bool:
-        """Put a failed attempt to a file's account; return whether it is to be tried again at once."""
+        Returns:
+            Whether the drop is to be tried again by us, or None when the queue holds it for another try.
+        """
+        if error.fault in {Fault.ANSWER, Fault.FILE}:
+            self._blame(drop, error)
+            return False
+        if not self._parts.gate.fault(error, began, drop.path):
+            return True  # the gate is closed, and this drop keeps its place before it
+        drop.failures += 1
+        pause = full_jitter(drop.failures, _BLIP_SECONDS, _LONGEST_BLIP_SECONDS, self._random)
+        pause = max(pause, min(error.retry_after or 0.0, LONGEST_RETRY_AFTER_SECONDS))
+        if drop.failures <= BLIPS_MOST and self._parts.queue.put_back(drop, pause):
+            return None
+        self._defer(drop, error.reason, str(error), _DEFERRAL_TRIES)
+        return False
+
+    def _blame(self, drop: Drop, error: SigningError) -> None:
+        """Put a failed attempt to a file's account."""
         parts = self._parts
         if error.fault is Fault.FILE:
             if parts.gate.refused(drop.path, error):
                 self._feeder.retry(parts.gate.blamed())
                 self._send_to_the_end(drop)
-                return False
+                return
             drop.attempts += 1
             self._fail(drop, error.reason, str(error))
-            return False
-        parts.gate.answered()
+            return
+        parts.gate.answered(drop.path)
         drop.attempts += 1
         if drop.attempts >= self._service.attempts:
             self._fail(drop, error.reason, str(error))
         else:
             self._defer(drop, error.reason, str(error), drop.attempts)
-        return False
 
     def _send_to_the_end(self, drop: Drop) -> None:
         """Queue a refused drop again, so that the next probe is another file's: it may be these files' fault."""

@@ -10,7 +10,8 @@ from dropsign import credentials
 from dropsign.config import Configuration, Service, Verify
 from dropsign.errors import ConfigurationError, CredentialsError, Fault, SigningError
 from dropsign.preflight.finding import Finding, Level, Setup, fail, ok, warn
-from dropsign.signer import SKEW_SECONDS, Signer
+from dropsign.signer import Signer
+from dropsign.verdict import SKEW_SECONDS
 from dropsign.verifier import Verifier
 
 SOME_SKEW_SECONDS: Final = 5.0
