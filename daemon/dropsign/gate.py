@@ -232,4 +232,4 @@ class Gate:
         if ended is not None and not self._held and self._outage is None:
             self._open.set()
             self._call_in()
-            self._on_opened(ended, time.time() - ended.since)
+            self._on_opened(ended, max(0.0, time.time() - ended.since))
