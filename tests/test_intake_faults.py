@@ -210,12 +210,14 @@ def test_outbox_lost_and_back(watched: Sandbox, way: type[_Removed]) -> None:
         wait_until(lambda: box.events("watch.lost"), what="the loss said")
         assert "the outbox is lost" in box.ask("/readyz")[1]["reasons"][0]
         assert box.ask("/healthz")[0] == 200
+        assert box.metric("dropsign_watcher_alive") == 0
         if way is not _Removed:
             time.sleep(1)
             assert not box.events("file.gone"), "nothing is concluded from an outbox that is not there"
             assert box.lookup(before)["state"] == "signed"
         fate.give_back()
         wait_until(lambda: box.ask("/readyz")[0] == 200, PATIENCE, "the outbox taken up again")
+        assert box.metric("dropsign_watcher_alive") == 1
         after = box.drop("d/after", b"after")
         box.wait_signed(after)
         box.rescan()

@@ -36,7 +36,7 @@ class Answers:
         metrics.watch(metrics.limit, lambda: pipeline.gate.limit)
         metrics.watch(metrics.ceiling, lambda: pipeline.pool.concurrency)
         metrics.watch(metrics.in_flight, lambda: pipeline.pool.in_flight)
-        metrics.watch(metrics.watcher_alive, lambda: float(keeper.is_alive))
+        metrics.watch(metrics.watcher_alive, lambda: float(keeper.is_alive and keeper.lost is None))
 
     def sources(self) -> Sources:
         """Return what the HTTP API answers from."""
@@ -186,6 +186,6 @@ def _gate_status(closed: Closed | None, next_probe_seconds: float | None) -> Gat
         closed=True,
         reason=closed.reason,
         detail=closed.detail,
-        closed_seconds=time.time() - closed.since,
+        closed_seconds=max(0.0, time.time() - closed.since),
         next_probe_seconds=next_probe_seconds,
     )

@@ -278,4 +278,4 @@ class Gate:
         if ended is not None and not self._held and self._outage is None:
             self._open.set()
             self._call_in()
-            self._on_opened(replace(ended, since=self._since), time.time() - self._since)
+            self._on_opened(replace(ended, since=self._since), max(0.0, time.time() - self._since))

@@ -158,7 +158,7 @@ class Report:
 
     def gate_waiting(self, closed: Closed, waiting: int) -> None:
         """Say, once a minute, that the gate is still closed."""
-        seconds = round(time.time() - closed.since)
+        seconds = max(0, round(time.time() - closed.since))
         self._log.warning("gate.waiting", reason=closed.reason, error=closed.detail, seconds=seconds, waiting=waiting)
 
     def gate_opened(self, closed: Closed, seconds: float, waiting: int) -> None:

@@ -67,7 +67,7 @@ def limits(directories: int, watches: int, queued: int) -> Iterator[Finding]:
     if watches < 2 * directories:
         yield warn(
             "inotify watches",
-            f"{watches:,} for {directories:,} directories; what is not watched waits for a scan",
+            f"{watches:,} for {directories:,} directories; what is not watched is polled",
             f"sysctl -w fs.inotify.max_user_watches={max(4 * directories, 65_536)} (and in /etc/sysctl.d)",
         )
     else:
