@@ -48,7 +48,7 @@ _OUTAGE_SECONDS: Final = 6.0
 _RELOAD_SECONDS: Final = 45.0
 _LOOK_SECONDS: Final = 2.0
 _TIMEOUT_SECONDS: Final = 5.0
-_END_SECONDS: Final = 120.0
+_END_SECONDS: Final = 600.0
 
 _JUDGED: Final[dict[str, Callable[[Vitals], float]]] = {
     "private MiB": lambda vitals: vitals.private,

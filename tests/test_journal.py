@@ -111,6 +111,14 @@ def test_names_are_bytes(journal: Journal, name: bytes) -> None:
     assert [known.name for known in journal.known(name)] == [name]
 
 
+def test_a_directory_is_known_while_it_has_entries(journal: Journal) -> None:
+    """One that only the history knows is none that a scan has to look for."""
+    for path in (b"gone/a", b"gone/b", b"kept/a", b"top"):
+        journal.sign(drop(path), SIGNATURE)
+    journal.forget([b"gone/a", b"gone/b"])
+    assert sorted(journal.known_directories()) == [b"", b"kept"]
+
+
 def test_history_outlives_the_file_and_the_change(journal: Journal) -> None:
     """Every signature ever made stays: after forgetting the path, after a new version, and if its file moved on."""
     journal.sign(drop(b"a"), SIGNATURE)

@@ -16,7 +16,7 @@ EPISODES = 2
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240 * max(1.0, SLOWNESS))
+@pytest.mark.timeout(300 * max(1.0, SLOWNESS))
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_model_holds_whenever_it_rests(idle_box: Sandbox, seed: int) -> None:
     """After each episode every drop has its one signature, journal and disk agree, and nothing is left over."""

@@ -31,7 +31,7 @@ from tests.support.script import FIRST, Operation, Script
 OPERATIONS: Final = 60
 """In an episode."""
 
-QUIET_SECONDS: Final = 60.0
+QUIET_SECONDS: Final = 120.0
 """How long the daemon may take to come to rest after an episode."""
 
 
@@ -109,10 +109,10 @@ class Simulator:
         wait_until(self._rests, QUIET_SECONDS, "rest")
         self.late += self._model.problems()
         box.rescan()
-        box.wait_idle(QUIET_SECONDS)
+        wait_until(self._rests, QUIET_SECONDS, "rest after a scan")
         # What the journal's thread has in hand is not in the file yet.
         with suppress(AssertionError):
-            wait_until(lambda: not self._model.problems(), 5)
+            wait_until(lambda: not self._model.problems(), 20)
         if problems := self._model.problems():
             raise AssertionError("\n".join(problems))
 
@@ -315,7 +315,7 @@ class Simulator:
                 self._reprieve()
             return len(self._box.events("daemon.ready")) > self._readies
 
-        wait_until(ready, what="the daemon's readiness")
+        wait_until(ready, 60, "the daemon's readiness")
 
 
 def _remove_tree(path: Path) -> None:
