@@ -27,7 +27,7 @@ def test_trees_moved_in_renamed_and_moved_out_while_they_settle(watched: Sandbox
     box = watched
     box.start_daemon()
     outside = box.directory / "outside"
-    trees = {name: _tree(outside / name, 400, name) for name in ("stays", "renamed", "leaves")}
+    trees = {name: _tree(outside / name, 120, name) for name in ("stays", "renamed", "leaves")}
     for name in trees:
         (outside / name).rename(box.outbox / name)
     time.sleep(0.1)
@@ -67,14 +67,14 @@ def test_signed_tree_that_is_renamed_moved_out_and_back(watched: Sandbox) -> Non
     """However a signed tree is moved about, also while its signatures are being examined, nothing is signed again."""
     box = watched
     box.configure("outbox", settle_seconds=0.1)
-    names = _tree(box.outbox / "tree", 200, "tree")
+    names = _tree(box.outbox / "tree", 150, "tree")
     box.start_daemon()
     box.wait_signed(*(box.outbox / "tree" / name for name in names), seconds=PATIENCE)
     at, elsewhere = box.outbox / "tree", box.directory / "elsewhere"
     seed = time.time_ns()
     print(f"seed {seed}")
     chance = Random(seed)
-    for turn in range(12):
+    for turn in range(8):
         to = box.outbox / f"turn {turn}"
         at.rename(to)
         time.sleep(chance.uniform(0.1, 0.6))

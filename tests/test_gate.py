@@ -300,6 +300,25 @@ def test_hold_stops_all_and_release_lets_them_go() -> None:
     run(scenario)
 
 
+def test_gate_stays_shut_until_all_who_found_a_fault_release_it() -> None:
+    """Many that find the same disk full close the gate once; the last of them opens it, for as long as it was shut."""
+
+    async def scenario() -> None:
+        site = Site()
+        for number in range(3):
+            site.gate.hold("disk", "full", by=number)
+            await asyncio.sleep(0.01)
+        for number in range(3):
+            assert site.opened == []
+            site.gate.release(number)
+        assert [closed.reason for closed in site.closed] == ["disk"]
+        ((ended, seconds),) = site.opened
+        assert ended.since == site.closed[0].since
+        assert seconds >= 0.03
+
+    run(scenario)
+
+
 def test_gate_opens_only_when_nothing_holds_it() -> None:
     """With the service out and the disk full, neither end alone opens the gate."""
 

@@ -1,15 +1,19 @@
 """grouping.py: many callers share one thread's calls, and each gets what is its own."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import chain
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dropsign.directory import MovedOnError
 from dropsign.grouping import Grouping
 
 
@@ -189,3 +193,41 @@ def test_any_interleaving(calls: list[tuple[int, bool, float]], limit: int) -> N
     asyncio.run(scenario())
     assert list(chain.from_iterable(work.groups)) == [number for number, _, _ in calls]
     assert all(len(group) <= limit for group in work.groups)
+
+
+def test_an_error_keeps_nothing_of_its_group_alive() -> None:
+    """Once a caller has dealt with its error, what the group worked on is freed at once, without the collector."""
+
+    class Content:
+        pass
+
+    contents: list[weakref.ref[Content]] = []
+
+    def load(names: Sequence[str]) -> list[Content | Exception]:
+        loaded: list[Content | Exception] = []
+        for name in names:
+            try:
+                content = Content()
+                contents.append(weakref.ref(content))
+                if name == "moved on":
+                    raise MovedOnError(name)  # noqa: TRY301 - where the traceback begins matters
+                loaded.append(content)
+            except MovedOnError as error:
+                loaded.append(error)
+        return loaded
+
+    async def worker(grouping: Grouping[str, Content], name: str) -> None:
+        with suppress(MovedOnError):
+            await grouping(name)
+
+    async def scenario() -> None:
+        grouping: Grouping[str, Content] = Grouping(load, name="t")
+        await asyncio.gather(*(worker(grouping, name) for name in ("a", "moved on", "b", "moved on")))
+        await grouping.close()
+
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+        assert [content() for content in contents] == [None] * 4
+    finally:
+        gc.enable()

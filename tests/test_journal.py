@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from dropsign import schema
+from dropsign.chain import Audit
 from dropsign.commits import COMMIT_SECONDS
 from dropsign.errors import JournalError, OutboxLockedError
+from dropsign.history import Reader
 from dropsign.journal import PAGE, Journal
 from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, State
 
@@ -185,6 +187,8 @@ def test_rested_drops(journal: Journal) -> None:
     assert asyncio.run(journal.rested(99.9, 400.0, 9)) == []
     assert [entry.path for entry in asyncio.run(journal.rested(100.0, 400.0, 9))] == [b"soon"]
     assert len(asyncio.run(journal.rested(300.0, 400.0, 1))) == 1
+    set_back = asyncio.run(journal.rested(-3600.0, -3000.0, 9))
+    assert len(set_back) == 2, "after the clock was set back an hour, none rests for that hour as well"
 
 
 def test_counts_and_the_oldest(journal: Journal) -> None:
@@ -552,11 +556,16 @@ def test_kill_9_keeps_all_that_was_flushed(path: Path) -> None:
 
         asyncio.run(check())
         journal.close()
+        with closing(Reader(path)) as history:
+            assert not list(Audit(history.anchor()).flaws(history.links()))
 
 
 FULL_DISK = """
 import asyncio, os, subprocess, sys, threading, time
+from contextlib import closing
 from pathlib import Path
+from dropsign.chain import Audit
+from dropsign.history import Reader
 from dropsign.journal import Journal
 from dropsign.model import Drop, Fingerprint, Signature, State
 
@@ -585,7 +594,7 @@ end = time.monotonic() + 10
 while not told:
     assert time.monotonic() < end, "no trouble told"
     time.sleep(0.01)
-assert "full" in told[0], told
+assert told[0].reason == "disk" and "full" in told[0].text, told
 os.unlink(root / "filler")
 assert mended.wait(10), "not mended"
 
@@ -598,6 +607,9 @@ assert asyncio.run(check())[State.SIGNED] == 201
 assert journal.is_alive
 assert told.count(None) == 1 and told[-1] is None and len(told) == 2, told
 journal.close()
+with closing(Reader(root / "journal.sqlite3")) as history:
+    audit = Audit(history.anchor())
+    assert not list(audit.flaws(history.links())) and audit.count == 201, audit.count
 print("nothing lost")
 """
 

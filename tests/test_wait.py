@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dropsign.waiting import manifest
+from dropsign.waiting import paths_in
 from tests.support.sandbox import SLOWNESS, Sandbox, dropsign, wait_until
 
 LONG = str(60 * SLOWNESS)
@@ -124,5 +124,5 @@ def test_without_daemon_and_journal_it_ends(box: Sandbox) -> None:
 def test_manifest_has_paths_or_lines_of_sha256sum() -> None:
     """Names with spaces, and those that sha256sum escapes."""
     digest = b"0" * 64
-    lines = [b"plain name", digest + b"  in two", digest + b" *binary", b"\\" + digest + rb"  a\nb\\c", b"", b"0 short"]
-    assert list(manifest(b"\n".join(lines))) == [b"plain name", b"in two", b"binary", b"a\nb\\c", b"0 short"]
+    lines = [b"plain", digest + b"  in two", digest + b" *binary", b"\\" + digest + rb"  a\nb\\c", b"", b"0 short"]
+    assert list(paths_in(line + b"\n" for line in lines)) == [b"plain", b"in two", b"binary", b"a\nb\\c", b"0 short"]

@@ -517,12 +517,12 @@ def test_directory_that_may_not_be_read_is_told() -> None:
     (root / "locked").chmod(0)
 
     async def scenario(site: Site) -> None:
-        assert site.watcher.unwatched == {b"locked": Loss.WATCH}
+        assert site.watcher.unwatched == {b"locked": Loss.ACCESS}
         (root / "fine" / "a").write_bytes(b"x")
         assert (await site.take()).keys() == {b"fine/a"}
         site.watcher.on_queue_overflow()
         await site.caught_up()
-        assert [loss for loss in site.losses if loss[0] is Loss.WATCH] == [(Loss.WATCH, "Permission denied: locked")]
+        assert [loss for loss in site.losses if loss[0] is Loss.ACCESS] == [(Loss.ACCESS, "Permission denied: locked")]
 
     privileged = os.geteuid() == 0
     try:

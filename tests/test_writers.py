@@ -1,4 +1,4 @@
-"""How writers behave, against the real daemon, watched and polled alike: what rests is signed, whole."""
+"""Habits of writers, against the real daemon, watched and polled alike: what is open is left, what rests is signed."""
 
 import mmap
 import os

@@ -2,12 +2,13 @@
 
 import sys
 
-from dropsign.cli import run
+from dropsign.cli import run, streams
 
 
 def main() -> None:
     """Run dropsign as a command."""
-    sys.exit(run())
+    streams.secure()
+    sys.exit(streams.conclude(run()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What the daemon answers when asked: its status, its metrics, what it knows of files."""
 
-import asyncio
 import os
 import time
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from typing import Any, Final
 
 from dropsign import __version__
 from dropsign.api import Sources
+from dropsign.errors import JournalError
 from dropsign.gate import Closed
 from dropsign.model import State
 from dropsign.pipeline import Pipeline
@@ -18,9 +18,6 @@ from dropsign.report import Report
 from dropsign.rotation import Rotation
 from dropsign.status import GateStatus, Status, describe
 from dropsign.watchkeeper import WatchKeeper
-
-_JOURNAL_SECONDS: Final = 0.25
-"""How long the journal may take to count before is asked whether it is in trouble."""
 
 _DAY_SECONDS: Final = 86400
 
@@ -116,17 +113,13 @@ class Answers:
         )
 
     async def _count(self) -> bool:
-        """Have the journal count; return False if it cannot just now, as it waits for room on its disk."""
+        """Have the journal count; return False if it cannot: one that is damaged must not hide that it is."""
         journal = self._pipeline.parts.journal
-        asked = asyncio.gather(journal.counts(), journal.oldest_waiting())
-        while True:
-            done, _ = await asyncio.wait({asked}, timeout=_JOURNAL_SECONDS)
-            if done:
-                self._counted = await asked
-                return True
-            if self._pipeline.gate.holds("journal"):
-                asked.cancel()
-                return False
+        try:
+            self._counted = await journal.counts(), await journal.oldest_waiting()
+        except JournalError:
+            return False
+        return True
 
     def throughput(self) -> dict[str, Any]:
         """Return how many signatures the steps of the last quarter of an hour brought, the latest at the end."""
@@ -143,11 +136,11 @@ class Answers:
 
     async def files(self, state: State, limit: int) -> list[dict[str, Any]]:
         """Return some files that are in a state."""
-        return [describe(entry) for entry in await self._pipeline.parts.journal.entries(state, limit)]
+        return [describe(entry) for entry in await self._pipeline.parts.journal.listed(state, limit)]
 
     async def lookup(self, paths: Sequence[bytes]) -> list[dict[str, Any]]:
         """Return what is known of some paths."""
-        known = await self._pipeline.parts.journal.lookup(paths)
+        known = await self._pipeline.parts.journal.lookup(paths, at_once=True)
         return [
             {
                 **(describe(known[path]) if path in known else {"path": os.fsdecode(path), "state": None}),
@@ -172,7 +165,7 @@ class Answers:
         prefixes = tuple(directory + b"/" if directory else b"" for directory in wanted.below)
         paths = wanted.paths
         if prefixes:
-            entries = await self._pipeline.parts.journal.entries(State.FAILED, 1_000_000)
+            entries = await self._pipeline.parts.journal.listed(State.FAILED, 1_000_000)
             paths = [entry.path for entry in entries if entry.path.startswith(prefixes)]
         intake = self._pipeline.intake
         paths = [path for path in paths if intake.filters.accepts(path)]

@@ -1,13 +1,17 @@
 """One thread for one database: operations in order, and the writes of many callers in one commit.
 
-Writes are committed within `COMMIT_SECONDS`. A commit that fails for want of space is tried again until it succeeds,
-with everything behind it waiting.
+Writes are committed within `COMMIT_SECONDS`. What fails for a fault of this machine (no space, a lock, damage) is
+tried again until it succeeds, with everything behind it waiting but those who only want to know how things are.
+
+What is on disk if the process dies: what was committed, and nothing of what waits; it is found again by a scan, or
+signed a second time at worst.
 """
 
 import queue
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -16,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 from dropsign.errors import JournalError
 from dropsign.failpoints import reach
+from dropsign.trouble import Trouble, explain, is_of_the_database
 
 T = TypeVar("T")
 
@@ -25,12 +30,13 @@ RETRY_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class _Operation:
-    """What to do, whether it writes, who waits for it, what it is; nothing to do means the end."""
+    """What to do, whether it writes, who waits, what it is, and whether in trouble too; nothing to do means the end."""
 
     work: Callable[[sqlite3.Connection], Any] | None
     writes: bool
     future: "Future[Any] | None" = None
     name: str = ""
+    at_once: bool = False
 
 
 class CommitThread:
@@ -40,7 +46,7 @@ class CommitThread:
         self,
         connection: sqlite3.Connection,
         *,
-        on_trouble: Callable[[str | None], None],
+        on_trouble: Callable[[Trouble | None], object],
         on_defect: Callable[[Exception], None],
         on_rollback: Callable[[], None],
     ) -> None:
@@ -48,7 +54,7 @@ class CommitThread:
 
         Args:
             connection: in autocommit mode; closed at the end.
-            on_trouble: told, from the thread, why committing fails, and None once it works again.
+            on_trouble: told, from the thread, why the database cannot be used, and None once it can again.
             on_defect: told, from there too, of a write that the tables refuse.
             on_rollback: told, from there too, that writes were undone and will be done again.
         """
@@ -57,7 +63,9 @@ class CommitThread:
         self._on_defect = on_defect
         self._on_rollback = on_rollback
         self._operations: queue.SimpleQueue[_Operation] = queue.SimpleQueue()
-        self._trouble = ""
+        self._postponed: deque[_Operation] = deque()
+        self._error = sqlite3.Error()
+        self._in_trouble = False
         self._closing = threading.Event()
         self._ended = False
         self._thread = threading.Thread(target=self._live, name="journal", daemon=True)
@@ -68,9 +76,14 @@ class CommitThread:
         """Tell whether the thread lives."""
         return self._thread.is_alive()
 
-    def ask(self, work: Callable[[sqlite3.Connection], T]) -> "Future[T]":
-        """Have something read, after all writes before."""
-        return self._submit(work, writes=False)
+    def ask(self, work: Callable[[sqlite3.Connection], T], *, at_once: bool = False) -> "Future[T]":
+        """Have something read, after all writes before.
+
+        Args:
+            work: reads it.
+            at_once: in trouble, read what is committed and fail if that cannot be done, instead of waiting.
+        """
+        return self._submit(work, writes=False, at_once=at_once)
 
     def write(self, work: Callable[[sqlite3.Connection], Any], name: str) -> None:
         """Have something written; it returns at once, and nobody is told when it is done.
@@ -81,9 +94,9 @@ class CommitThread:
         """
         self._operations.put(_Operation(work, writes=True, name=name))  # a future would cost more than the write
 
-    def flush(self) -> "Future[None]":
-        """Return what is done when all writes before are committed."""
-        return self._submit(lambda _: None, writes=True)
+    def flush(self, work: Callable[[sqlite3.Connection], Any] = lambda _: None) -> "Future[None]":
+        """Have something written; return what is done when that, and all writes before, are committed."""
+        return self._submit(work, writes=True)
 
     def close(self) -> None:
         """Carry out what was asked for, commit, and end; blocks. A commit that fails now is given up."""
@@ -92,9 +105,9 @@ class CommitThread:
             self._operations.put(_Operation(None, writes=False))
             self._thread.join()
 
-    def _submit(self, work: Callable[[sqlite3.Connection], T], *, writes: bool) -> "Future[T]":
+    def _submit(self, work: Callable[[sqlite3.Connection], T], *, writes: bool, at_once: bool = False) -> "Future[T]":
         future: Future[T] = Future()
-        self._operations.put(_Operation(work, writes, future))
+        self._operations.put(_Operation(work, writes, future, at_once=at_once))
         if self._ended:
             self._abandon()
         return future
@@ -109,6 +122,8 @@ class CommitThread:
 
     def _abandon(self) -> None:
         """Tell who asks a closed journal so, instead of letting them wait for ever."""
+        while self._postponed:
+            _give_up(self._postponed.popleft())
         with suppress(queue.Empty):
             while True:
                 _give_up(self._operations.get_nowait())
@@ -119,15 +134,17 @@ class CommitThread:
         due = 0.0
         while True:
             try:
-                operation = self._operations.get(timeout=max(0.0, due - time.monotonic()) if pending else None)
+                operation = self._next(max(0.0, due - time.monotonic()) if pending else None)
             except queue.Empty:
                 self._commit(pending)
                 continue
+            if self._is_given_up:
+                _give_up(operation)
+                return
             if operation.work is None:
                 self._commit(pending)
                 return
-            future = operation.future
-            if future is not None and not future.set_running_or_notify_cancel():
+            if operation.future is not None and not operation.future.set_running_or_notify_cancel():
                 continue  # who asked was cancelled
             if operation.writes:
                 if not pending:
@@ -135,10 +152,74 @@ class CommitThread:
                 pending.append(operation)
                 if not self._try([operation], begins=len(pending) == 1):
                     self._commit(pending, again=True)
-            elif future is not None:
-                _fulfil(future, operation.work, self._connection)
+            else:
+                self._answer(operation, pending)
             if pending and time.monotonic() >= due:
                 self._commit(pending)
+
+    def _next(self, timeout: float | None) -> _Operation:
+        """Return the next operation in order.
+
+        Raises:
+            queue.Empty: none came within the timeout (seconds).
+        """
+        return self._postponed.popleft() if self._postponed else self._operations.get(timeout=timeout)
+
+    @property
+    def _is_given_up(self) -> bool:
+        return self._in_trouble and self._closing.is_set()
+
+    def _answer(self, operation: _Operation, pending: list[_Operation]) -> None:
+        """Have something read; if the database fails, commit what is pending and try until it can be read."""
+        while not self._is_answered(operation):
+            self._commit(pending)
+            if not self._rest():
+                assert operation.future is not None, "who reads waits"
+                operation.future.set_exception(self._failure())
+                return
+        if not pending:
+            self._end_trouble()
+
+    def _is_answered(self, operation: _Operation) -> bool:
+        """Read something; return false where that is to be tried again."""
+        assert operation.work is not None, "the end is nothing to read"
+        assert operation.future is not None, "who reads waits"
+        try:
+            result = operation.work(self._connection)
+        except sqlite3.Error as error:
+            if operation.at_once or not is_of_the_database(error):
+                operation.future.set_exception(JournalError(f"the journal cannot be read: {error}"))
+                return True
+            self._error = error
+            return False
+        except Exception as error:  # noqa: BLE001 - it is the asker's, and must not cost others the thread
+            operation.future.set_exception(error)
+        else:
+            operation.future.set_result(result)
+        return True
+
+    def _rest(self) -> bool:
+        """Say that there is trouble, and wait until the next try; return false when the end is asked for instead.
+
+        Who wants to know something at once is answered meanwhile, from what is committed.
+        """
+        if not self._in_trouble:
+            self._in_trouble = True
+            self._on_trouble(explain(self._error))
+        end = time.monotonic() + RETRY_SECONDS
+        while not self._closing.is_set() and (left := end - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                operation = self._operations.get(timeout=left)
+                if not operation.at_once:
+                    self._postponed.append(operation)
+                elif operation.future is not None and operation.future.set_running_or_notify_cancel():
+                    self._is_answered(operation)
+        return not self._closing.is_set()
+
+    def _end_trouble(self) -> None:
+        if self._in_trouble:
+            self._in_trouble = False
+            self._on_trouble(None)
 
     def _try(self, operations: Sequence[_Operation], *, begins: bool) -> bool:
         """Carry out writes inside the transaction; return whether they worked."""
@@ -148,7 +229,7 @@ class CommitThread:
             for operation in operations:
                 self._carry_out(operation)
         except sqlite3.Error as error:
-            self._trouble = str(error)
+            self._error = error
             return False
         return True
 
@@ -170,55 +251,42 @@ class CommitThread:
 
         Args:
             pending: they; empty afterwards.
-            again: they were undone already.
+            again: they failed already.
         """
-        told = False
-        while pending:
-            if not again and self._committed():
-                break
-            if self._connection.in_transaction:
+        if not pending:
+            return
+        while again or not self._committed():
+            with suppress(sqlite3.Error):
                 self._connection.rollback()
-            if not told:
-                self._on_trouble(self._trouble)
-                told = True
-            elif self._closing.wait(RETRY_SECONDS):
+            self._on_rollback()
+            if not self._rest():
                 self._lose(pending)
                 return
-            self._on_rollback()
             again = not self._try(pending, begins=True)
-        if told:
-            self._on_trouble(None)
         for operation in pending:
             reach(operation.name + "_committed")
             if operation.future is not None:
                 operation.future.set_result(None)
         pending.clear()
+        self._end_trouble()
 
     def _lose(self, pending: list[_Operation]) -> None:
         """Give up writes at the end; what is lost is made again at the next start, and no flush says otherwise."""
         for operation in pending:
             if operation.future is not None:
-                operation.future.set_exception(JournalError(f"the journal could not be written: {self._trouble}"))
+                operation.future.set_exception(self._failure())
         pending.clear()
+
+    def _failure(self) -> JournalError:
+        return JournalError(f"the journal could not be used: {self._error}")
 
     def _committed(self) -> bool:
         try:
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
-            self._trouble = str(error)
+            self._error = error
             return False
         return True
-
-
-def _fulfil(future: "Future[Any]", work: Callable[[sqlite3.Connection], Any], connection: sqlite3.Connection) -> None:
-    try:
-        result = work(connection)
-    except sqlite3.Error as error:
-        future.set_exception(JournalError(f"the journal cannot be read: {error}"))
-    except Exception as error:  # noqa: BLE001 - it is the asker's, and must not cost others the thread
-        future.set_exception(error)
-    else:
-        future.set_result(result)
 
 
 def _give_up(operation: _Operation) -> None:

@@ -5,6 +5,7 @@ All mistakes are reported at once, each with its key (contract, section 5). Path
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -280,7 +281,21 @@ def parse(tables: dict[str, Any], environment: Mapping[str, str], *, base: Path,
             mistakes.append(f"{where}: {key}: {_explain(detail)}")
     if mistakes or configuration is None:
         raise ConfigurationError(*mistakes)
-    return configuration
+    return _without_our_own(configuration)
+
+
+def _without_our_own(configuration: Configuration) -> Configuration:
+    """Exclude the journal and the log from what is signed, should somebody have put them into the outbox."""
+    outbox = configuration.outbox
+    root = Path(os.path.realpath(outbox.path))
+    ours = [Path(os.path.realpath(path)) for path in (configuration.journal.path, configuration.log.file) if path]
+    inside = [
+        re.sub(r"([\\*?\[\]! ])", r"\\\1", str(path.relative_to(root))) for path in ours if path.is_relative_to(root)
+    ]
+    if not inside:
+        return configuration
+    exclude = [*outbox.exclude, *(f"/{name}*" for name in inside)]
+    return configuration.model_copy(update={"outbox": outbox.model_copy(update={"exclude": exclude})})
 
 
 def _override(tables: dict[str, Any], environment: Mapping[str, str], mistakes: list[str]) -> dict[str, str]:

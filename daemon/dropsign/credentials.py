@@ -30,6 +30,7 @@ class Credentials:
         certificates: when each certificate ends: `client` and `authority`.
         files: everything that was read, and is worth watching for changes.
         stamp: tells one state of the files from another.
+        serial: number of our certificate, in hexadecimal as openssl shows it.
     """
 
     context: ssl.SSLContext
@@ -37,6 +38,7 @@ class Credentials:
     certificates: Mapping[str, datetime]
     files: tuple[Path, ...]
     stamp: tuple[tuple[int, int, int], ...]
+    serial: str = ""
 
     def changed_on_disk(self) -> bool:
         """Tell whether a file is not what was read."""
@@ -132,19 +134,21 @@ def _load(configuration: Configuration, finder: _Finder) -> Credentials:
     private_key = finder.secret("tls.private_key", tls.private_key, "client_key", "its private key")
     authority = finder.find("tls.authority", tls.authority, "authority", "the service's certificate authority")
     application = _application(configuration, finder)
-    ends: dict[str, datetime] = {}
+    found: dict[str, x509.Certificate] = {}
     for name, key, path in (
         ("authority", "tls.authority", authority),
         ("client", "tls.certificate", certificate),
     ):
-        if path is not None and (end := _check_dates(key, path, finder.mistakes)) is not None:
-            ends[name] = end
+        if path is not None and (first := _check_dates(key, path, finder.mistakes)) is not None:
+            found[name] = first
     context = None
-    if certificate is not None and private_key is not None and authority is not None and len(ends) == 2:  # noqa: PLR2004
+    if certificate is not None and private_key is not None and authority is not None and len(found) == 2:  # noqa: PLR2004
         context = _context(tls, certificate, private_key, authority, finder)
     if finder.mistakes or context is None:
         raise CredentialsError(*finder.mistakes)
-    return Credentials(context, application, ends, tuple(finder.files), _stamp(tuple(finder.files)))
+    ends = {name: first.not_valid_after_utc for name, first in found.items()}
+    files = tuple(finder.files)
+    return Credentials(context, application, ends, files, _stamp(files), _serial(found["client"]))
 
 
 def _application(configuration: Configuration, finder: _Finder) -> Application:
@@ -165,8 +169,8 @@ def _application(configuration: Configuration, finder: _Finder) -> Application:
     return Application(key, finder.text(name, secret))
 
 
-def _check_dates(key: str, path: Path, mistakes: list[str]) -> datetime | None:
-    """Return when the first certificate of a file ends; None if it holds none."""
+def _check_dates(key: str, path: Path, mistakes: list[str]) -> x509.Certificate | None:
+    """Return the first certificate of a file; None if it holds none."""
     try:
         certificate = x509.load_pem_x509_certificates(path.read_bytes())[0]
     except (ValueError, OSError):
@@ -178,7 +182,12 @@ def _check_dates(key: str, path: Path, mistakes: list[str]) -> datetime | None:
     elif certificate.not_valid_before_utc > now:
         starts = certificate.not_valid_before_utc
         mistakes.append(f"{key}: {path} is not valid before {starts:%Y-%m-%d %H:%M} UTC; check this machine's clock")
-    return ends
+    return certificate
+
+
+def _serial(certificate: x509.Certificate) -> str:
+    digits = f"{certificate.serial_number:X}"
+    return digits.zfill(len(digits) + len(digits) % 2)
 
 
 def _context(tls: Tls, certificate: Path, private_key: Path, authority: Path, finder: _Finder) -> ssl.SSLContext | None:

@@ -1,7 +1,6 @@
 """The daemon: builds everything, in order; signals and reload; stops everything, in order."""
 
 import asyncio
-import gc
 import signal
 import sys
 import time
@@ -11,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dropsign import __version__, config, credentials
+from dropsign import __version__, config, credentials, memory
 from dropsign.answers import Answers
 from dropsign.api import Api
+from dropsign.auditing import Auditing
 from dropsign.config import Configuration
+from dropsign.descriptors import SHORTAGE, are_exhausted
 from dropsign.discretion import named_paths
-from dropsign.errors import DropsignError, ExitCode, SigningError
+from dropsign.errors import DropsignError, ExitCode, SigningError, is_shortage
 from dropsign.filters import Filters
 from dropsign.journal import Journal
 from dropsign.log import Log
@@ -28,6 +29,7 @@ from dropsign.report import Report
 from dropsign.rescan import Finished
 from dropsign.rotation import Rotation
 from dropsign.signer import Signer
+from dropsign.trouble import Trouble
 from dropsign.verifier import Verifier
 from dropsign.watchkeeper import WatchKeeper
 
@@ -38,7 +40,7 @@ SUPERVISION_SECONDS: Final = 2.0
 
 _STATUS_SECONDS: Final = 1.0
 
-_HANDSHAKE_REASONS: Final = frozenset({"unreachable", "tls", "credentials"})
+_HANDSHAKE_REASONS: Final = frozenset({"unreachable", "tls", "credentials", "resources"})
 """Why the gate may be closed that a handshake alone can disprove."""
 
 _SWITCH_SECONDS: Final = 0.001
@@ -62,6 +64,7 @@ class Daemon:
             DropsignError: one of them stays shut; the process is to end.
         """
         sys.setswitchinterval(_SWITCH_SECONDS)
+        memory.economise()
         self._path = path
         self._environment = environment
         self._log = log
@@ -77,6 +80,9 @@ class Daemon:
         self._rotation = Rotation(configuration, environment, log=log, metrics=self._report.metrics)
         self._signer = Signer(configuration.service, self._rotation.current)
         self._pipeline = self._build(configuration)
+        if (most := self._pipeline.pool.concurrency) < configuration.service.concurrency:
+            text = f"the limit of open files is enough for {most} requests at a time"
+            log.warning("daemon.limited", error=text, remedy="raise it: LimitNOFILE= in the unit, or ulimit -n")
         self._keeper = WatchKeeper(
             configuration.outbox,
             self._pipeline.parts.outbox,
@@ -86,6 +92,7 @@ class Daemon:
             log=log,
             metrics=self._report.metrics,
         )
+        self._auditing = Auditing(self._pipeline.parts.journal, log, configuration.journal.keep_days)
         self._answers = Answers(self._pipeline, self._keeper, self._rotation, self._report)
         self._api = Api(self._answers.sources(), {path, *named_paths(configuration)})
 
@@ -132,6 +139,7 @@ class Daemon:
 
     async def _start(self) -> None:
         self._listen_to_signals()
+        asyncio.get_running_loop().set_exception_handler(self._on_loop_error)
         http = self._configuration.http
         await self._api.start(http.socket, http.listen)
         await self._keeper.arm()
@@ -142,11 +150,12 @@ class Daemon:
             self._keeper.poll(),
             self._supervise(),
             self._requeue(),
+            self._auditing.run(),
             self._probe_when_idle(),
         ):
             self._spawn(service)
         self._spawn(self._try_service())
-        _calm_collector()
+        memory.calm_collector()
         self._notifier.ready("watching")
         milliseconds = round((time.monotonic() - self._started) * 1000)
         self._log.info("daemon.ready", outbox=str(self._configuration.outbox.path), duration_ms=milliseconds)
@@ -179,6 +188,7 @@ class Daemon:
             interval = min(interval, wanted / 3)
         gate = self._pipeline.gate
         while True:
+            self._watch_descriptors()
             await self._keeper.check()
             await self._rotation.check(self._signer, trial=lambda: gate.closed is None)
             self._rotation.warn_of_expiry()
@@ -191,7 +201,15 @@ class Daemon:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STATUS_SECONDS):
                     self._notifier.status((await self._answers.status()).as_line())
+            memory.collect()
             await asyncio.sleep(interval)
+
+    def _watch_descriptors(self) -> None:
+        """Hold the gate shut while nothing more can be opened, even if nobody needs to just now."""
+        if are_exhausted():
+            self._pipeline.gate.hold("resources", SHORTAGE, by="descriptors")
+        else:
+            self._pipeline.gate.release("descriptors")
 
     async def _requeue(self) -> None:
         """Queue deferred drops when their time has come."""
@@ -226,15 +244,18 @@ class Daemon:
 
     # What is told
 
+    def _on_loop_error(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take in what nobody waits for; that nobody can connect to us for want of descriptors mends itself."""
+        error = context.get("exception")
+        if not is_shortage(error):
+            self._report.defect(error if isinstance(error, Exception) else RuntimeError(context["message"]))
+
     @property
     def _waiting(self) -> int:
         return len(self._pipeline.queue)
 
-    def _on_journal_trouble(self, text: str | None) -> None:
-        if text is None:
-            self._pipeline.gate.release("journal")
-        else:
-            self._pipeline.gate.hold("journal", f"{self._configuration.journal.path}: {text}")
+    def _on_journal_trouble(self, trouble: Trouble | None) -> None:
+        self._pipeline.on_journal_trouble(trouble)  # which is made after the journal
 
     def _on_scan(self, finished: Finished) -> None:
         self._report.scan_finished(finished)
@@ -283,6 +304,9 @@ class Daemon:
         cut.cancel()
         await self._signer.close()
         await self._api.close()
+        with suppress(TimeoutError, DropsignError):  # a journal that cannot be written has no end to tell of
+            async with asyncio.timeout(_STATUS_SECONDS):
+                self._auditing.tell(await self._pipeline.parts.journal.head())
         await asyncio.to_thread(self._pipeline.parts.journal.close)
         self._pipeline.parts.outbox.close()
         self._log.info("daemon.stopped")
@@ -297,13 +321,3 @@ def needs_restart(old: Configuration, new: Configuration) -> list[str]:
         differing = (key for key in type(before).model_fields if getattr(before, key) != getattr(after, key))
         names += [name for key in differing if (name := f"{section}.{key}") not in live]
     return names
-
-
-def _calm_collector() -> None:
-    """Keep Python's cycle collector from walking all that lives for ever, again and again, in a burst.
-
-    Measured: a quarter of the loop's time in a burst of small files, with the defaults.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)

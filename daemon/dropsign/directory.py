@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Final, Self
 
-from dropsign.errors import OutboxError
+from dropsign.errors import OutboxError, is_shortage
 from dropsign.model import Fingerprint
 
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -26,25 +26,38 @@ class MovedOnError(OutboxError):
     """The file is no longer the version it was: changed, replaced or gone."""
 
 
+KEPT: Final = 8
+"""Directories that are kept open while a group of paths is looked at or read."""
+
+
 class Directories:
     """Directories opened for one group of paths; closed together, so that none outlives a rename for long."""
 
-    def __init__(self, root: int) -> None:
+    def __init__(self, root: int, *, most: int | None = KEPT) -> None:
+        """Begin with the root alone.
+
+        Args:
+            root: its descriptor, which stays open.
+            most: so many directories are kept open at a time, and a descriptor is good until the next `of`; None
+                keeps all.
+        """
         self._open = {b"": root}
+        self._most = most
 
     def of(self, path: bytes) -> tuple[int, bytes]:
         """Return the descriptor of a path's directory, and its name in there."""
         directory, _, name = path.rpartition(b"/")
         descriptor = self._open.get(directory)
         if descriptor is None:
+            if self._most is not None and len(self._open) > self._most:
+                self.close()
             descriptor = self._open[directory] = self._descend(directory)
         return descriptor, name
 
     def close(self) -> None:
         """Close them all, but the root."""
-        for directory, descriptor in self._open.items():
-            if directory:
-                os.close(descriptor)
+        for directory in [directory for directory in self._open if directory]:
+            os.close(self._open.pop(directory))
 
     def _descend(self, directory: bytes) -> int:
         at = self._open[b""]
@@ -144,10 +157,15 @@ def has_writer(directory: int, name: bytes) -> bool | None:
 
     A read lease is granted only if nobody has (fcntl(2), F_SETLEASE); it is given back at once. It takes ownership
     of the file or CAP_LEASE, and a local file system.
+
+    Raises:
+        OSError: this process has no more descriptors to ask with.
     """
     try:
         fd = os.open(name, READ, dir_fd=directory)
-    except OSError:
+    except OSError as error:
+        if is_shortage(error):
+            raise
         return None
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)

@@ -1,6 +1,8 @@
 """Every error that crosses a module's edge. An error's message is written for its reader: what, where, remedy."""
 
+import errno
 from enum import StrEnum
+from typing import Final
 
 
 class ExitCode:
@@ -66,6 +68,8 @@ class Fault(StrEnum):
     """A 200 without a usable signature: charged to the file, tried again."""
     FILE = "file"
     """A definite refusal of this file: failed at once."""
+    MACHINE = "machine"
+    """This machine ran out of something, such as file descriptors."""
 
 
 class SigningError(DropsignError):
@@ -74,7 +78,7 @@ class SigningError(DropsignError):
     Attributes:
         fault: whose fault it was, which decides what happens next.
         reason: a short name for it: `unreachable`, `tls`, `credentials`, `clock_skew`, `overloaded`,
-            `rejecting` (a status), or for answers `no_signature`, `bad_signature`.
+            `rejecting` (a status), `resources`, or for answers `no_signature`, `bad_signature`.
         status: the HTTP status, if an answer came.
         retry_after: seconds that the service asked to wait, if it did.
         passing: it may be a matter of load or chance, and other requests may fare better meanwhile.
@@ -98,3 +102,20 @@ class SigningError(DropsignError):
         self.status = status
         self.retry_after = retry_after
         self.passing = passing
+
+
+_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
+
+_UNWRITABLE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+
+
+def is_shortage(error: object) -> bool:
+    """Tell whether an error means that this process or machine ran out of descriptors or memory."""
+    return isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES
+
+
+def unwritable_reason(error: OSError) -> str | None:
+    """Return the gate's reason for an error in writing: `resources`, `disk`, or None where it is one directory's."""
+    if is_shortage(error):
+        return "resources"
+    return "disk" if error.errno in _UNWRITABLE else None

@@ -7,9 +7,9 @@ machine, such as a full disk, hold it shut until who found them says that they a
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from dropsign.errors import Fault, SigningError
@@ -61,8 +61,9 @@ class Gate:
         self._turn = asyncio.Lock()
         self._open = asyncio.Event()
         self._open.set()
-        self._held: dict[str, Closed] = {}
+        self._held: dict[Hashable, Closed] = {}
         self._outage: Closed | None = None
+        self._since = 0.0
         self._for_refusals = False
 
     @property
@@ -175,7 +176,8 @@ class Gate:
         return False
 
     def _close(self, error: SigningError) -> None:
-        longest = LONGEST_WAIT_AFTER_REFUSALS_SECONDS if self._for_refusals else LONGEST_WAIT_SECONDS
+        soon = self._for_refusals or error.fault is Fault.MACHINE
+        longest = LONGEST_WAIT_AFTER_REFUSALS_SECONDS if soon else LONGEST_WAIT_SECONDS
         if self._policy.fault(error.reason, str(error), time.monotonic(), error.retry_after, longest=longest):
             self._close_for_outage(error.reason, str(error))
         elif self._outage is not None:
@@ -209,31 +211,40 @@ class Gate:
         """Return the files that were refused before `refused` told that the fault is not theirs."""
         return self._policy.blamed()
 
-    def hold(self, reason: str, detail: str) -> None:
-        """Keep the gate shut for a fault of this machine, until `release`."""
-        was_open = self._open.is_set()
-        since = self._held[reason].since if reason in self._held else time.time()
-        self._held[reason] = Closed(reason, detail, since)
-        self._open.clear()
-        self._call_in()
-        if was_open:
-            self._next_summary = time.monotonic() + SUMMARY_SECONDS
-            self._on_closed(self._held[reason])
+    def hold(self, reason: str, detail: str, by: Hashable | None = None) -> None:
+        """Keep the gate shut for a fault of this machine, until `release`.
 
-    def release(self, reason: str) -> None:
-        """Say that a fault of this machine is over."""
-        if (ended := self._held.pop(reason, None)) is not None:
+        Args:
+            reason: its short name.
+            detail: what the error said.
+            by: who found it; the gate stays shut until all who did say that it is over. The reason by default.
+        """
+        holder: Hashable = reason if by is None else by
+        since = self._held[holder].since if holder in self._held else time.time()
+        self._held[holder] = Closed(reason, detail, since)
+        self._shut(self._held[holder])
+
+    def release(self, by: Hashable) -> None:
+        """Say that a fault of this machine is over, for who found it."""
+        if (ended := self._held.pop(by, None)) is not None:
             self._reopen(ended)
 
     def _close_for_outage(self, reason: str, detail: str) -> None:
         self._outage = Closed(reason, detail, time.time())
+        self._shut(self._outage)
+
+    def _shut(self, closed: Closed) -> None:
+        """Close the gate; say so if it was open."""
+        was_open = self._open.is_set()
         self._open.clear()
         self._call_in()
-        self._next_summary = time.monotonic() + SUMMARY_SECONDS
-        self._on_closed(self._outage)
+        if was_open:
+            self._since = closed.since
+            self._next_summary = time.monotonic() + SUMMARY_SECONDS
+            self._on_closed(closed)
 
     def _reopen(self, ended: Closed | None) -> None:
         if ended is not None and not self._held and self._outage is None:
             self._open.set()
             self._call_in()
-            self._on_opened(ended, time.time() - ended.since)
+            self._on_opened(replace(ended, since=self._since), time.time() - self._since)

@@ -41,7 +41,10 @@ class Grouping(Generic[T, R]):
         if not self._busy:
             self._busy = True
             loop.call_soon(self._start, loop)  # what else this turn of the loop brings goes along
-        return await future
+        try:
+            return await future
+        finally:
+            del future  # an error in there holds this frame by its traceback, and all that its caller holds
 
     async def close(self) -> None:
         """Finish what was asked for, and end the thread."""
@@ -77,6 +80,7 @@ class Grouping(Generic[T, R]):
             if future.done():  # who waited was cancelled
                 continue
             if isinstance(result, BaseException):
-                future.set_exception(result)
+                # By its traceback, an error among results holds the frame that lists it, and so itself and its group.
+                future.set_exception(result if error else result.with_traceback(None))
             else:
                 future.set_result(result)

@@ -13,7 +13,9 @@ from functools import partial
 from typing import Final
 
 from dropsign.admission import Verdict, is_stale, judge
+from dropsign.descriptors import SHORTAGE
 from dropsign.directory import MovedOnError
+from dropsign.errors import is_shortage
 from dropsign.examination import Examiner
 from dropsign.failpoints import reach
 from dropsign.filters import Filters
@@ -35,6 +37,8 @@ EXAMINED_AT_ONCE: Final = 2
 
 _SOON_BYTES: Final = 4 * 1024 * 1024
 """A file up to this size is read at once to tell whether its FILE.sign is stale, not only when it rests."""
+
+_SHORTAGE_SECONDS: Final = 1.0
 
 _SOON_SECONDS: Final = 0.1
 """A path due within this time needs no look before."""
@@ -285,7 +289,11 @@ class Intake:
 
     async def _survey(self, paths: Sequence[bytes], *, closely: bool) -> tuple[list[Look], dict[bytes, Entry]]:
         look = partial(self._parts.outbox.look, paths, closely=closely)
-        looks = await asyncio.get_running_loop().run_in_executor(self._thread, look)
+        gate, loop = self._parts.gate, asyncio.get_running_loop()
+        while any(map(is_shortage, looks := await loop.run_in_executor(self._thread, look))):
+            gate.hold("resources", f"no file can be looked at: {SHORTAGE}", by=self)
+            await asyncio.sleep(_SHORTAGE_SECONDS)
+        gate.release(self)
         return [look for look in looks if isinstance(look, Look)], await self._parts.journal.lookup(paths)
 
     # Decisions carried out

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dropsign import rows, schema
+from dropsign.chain import Head
 from dropsign.commits import CommitThread
 from dropsign.errors import JournalError
+from dropsign.history import History, prune
 from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, State
+from dropsign.trouble import Trouble
 
 T = TypeVar("T")
 
@@ -32,14 +35,14 @@ class Journal:
         self,
         path: Path | None,
         *,
-        on_trouble: Callable[[str | None], None] = lambda _: None,
+        on_trouble: Callable[[Trouble | None], object] = lambda _: None,
         on_defect: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         """Open the journal, creating or migrating it as needed.
 
         Args:
             path: the database; None keeps it in memory.
-            on_trouble: told, from the journal's thread, why writing fails, and None once it works again.
+            on_trouble: told, from the journal's thread, why it cannot be used, and None once it can again.
             on_defect: told, from there too, of a write that the tables refuse, which only a defect can ask for.
 
         Raises:
@@ -47,17 +50,19 @@ class Journal:
         """
         self.path = path
         self._directories: dict[bytes, int] = {}
+        self._history = History()
         self._lock = None if path is None else schema.lock(path)
         try:
             connection = schema.connect(path)
+            self.last_ticket = schema.highest_ticket(connection, path)
+            """The last place in the queue; 0 when nothing waits."""
+            self._history.head(connection)
         except JournalError:
             self._unlock()
             raise
         self._counter = schema.Counter(connection)
-        self.last_ticket = schema.highest_ticket(connection)
-        """The last place in the queue; 0 when nothing waits."""
         self._thread = CommitThread(
-            connection, on_trouble=on_trouble, on_defect=on_defect, on_rollback=self._directories.clear
+            connection, on_trouble=on_trouble, on_defect=on_defect, on_rollback=self._on_rollback
         )
 
     def close(self) -> None:
@@ -80,13 +85,23 @@ class Journal:
         self.last_ticket += 1
         return self.last_ticket
 
+    def _on_rollback(self) -> None:
+        self._directories.clear()
+        self._history.forget()
+
     # Reads
 
-    async def lookup(self, paths: Sequence[bytes]) -> dict[bytes, Entry]:
-        """Return what is known of some paths; those nobody knows are left out."""
+    async def lookup(self, paths: Sequence[bytes], *, at_once: bool = False) -> dict[bytes, Entry]:
+        """Return what is known of some paths; those nobody knows are left out.
+
+        Args:
+            paths: relative to the outbox.
+            at_once: while the journal cannot be written, tell what it holds, instead of waiting for what it will.
+        """
         found: dict[bytes, Entry] = {}
         for start in range(0, len(paths), PAGE):
-            found |= await self._ask(partial(rows.lookup, paths=paths[start : start + PAGE]))
+            some = paths[start : start + PAGE]
+            found |= await self._ask(partial(rows.lookup, paths=some), at_once=at_once)
         return found
 
     async def waiting(self, after: int, limit: int) -> Sequence[Drop]:
@@ -115,17 +130,24 @@ class Journal:
         value: float | None = await self._ask(lambda connection: connection.execute(query).fetchone()[0])
         return value
 
-    async def entries(self, state: State, limit: int, condition: str = "", *values: object) -> list[Entry]:
-        """Return entries in one state (see rows.entries)."""
-        return await self._ask(lambda connection: rows.entries(connection, state, limit, condition, *values))
+    async def listed(self, state: State, limit: int) -> list[Entry]:
+        """Return entries in one state for somebody who asks, at once (see `lookup`)."""
+        return await self.entries(state, limit, at_once=True)
+
+    async def entries(
+        self, state: State, limit: int, condition: str = "", *values: object, at_once: bool = False
+    ) -> list[Entry]:
+        """Return entries in one state (see rows.entries); see `lookup` for `at_once`."""
+        read = partial(rows.entries, state=state, limit=limit, condition=condition, values=values)
+        return await self._ask(read, at_once=at_once)
 
     async def counts(self) -> dict[State, int]:
-        """Return how many drops are in each state."""
-        return await self._ask(lambda _: self._counter.counts(time.monotonic()))
+        """Return how many drops are in each state, at once (see `lookup`)."""
+        return await self._ask(lambda _: self._counter.counts(time.monotonic()), at_once=True)
 
     async def oldest_waiting(self) -> float | None:
-        """Return since when the oldest drop waits, in seconds since the epoch."""
-        return await self._ask(schema.oldest_waiting)
+        """Return since when the oldest drop waits, in seconds since the epoch, at once (see `lookup`)."""
+        return await self._ask(schema.oldest_waiting, at_once=True)
 
     async def signature(self, number: int) -> Signature | None:
         """Return a signature from the history."""
@@ -206,8 +228,24 @@ class Journal:
         """Wait until all writes before this call are committed."""
         await asyncio.wrap_future(self._thread.flush())
 
-    def _ask(self, operation: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
-        return asyncio.wrap_future(self._thread.ask(operation))
+    async def head(self) -> Head:
+        """Return the end of the audit chain, once it is committed."""
+        return await self._changed(self._history.head)
+
+    async def prune(self, before: float) -> None:
+        """Forget signatures made before a time (seconds since the epoch), but for those of files that are there."""
+        after: int | None = 0
+        while after is not None:
+            after = await self._changed(partial(prune, after=after, before=before))
+
+    async def _changed(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Have something written; return what it gave once it is committed."""
+        results: list[T] = []  # it is carried out again after a rollback; the last time counts
+        await asyncio.wrap_future(self._thread.flush(lambda connection: results.append(operation(connection))))
+        return results[-1]
+
+    def _ask(self, operation: Callable[[sqlite3.Connection], T], *, at_once: bool = False) -> "asyncio.Future[T]":
+        return asyncio.wrap_future(self._thread.ask(operation, at_once=at_once))
 
     def _write(self, name: str, operation: Callable[[sqlite3.Connection], Any]) -> None:
         self._thread.write(operation, name)
@@ -226,8 +264,7 @@ class Journal:
 
     def _signed(self, connection: sqlite3.Connection, drop: Drop, signature: Signature, *, published: bool) -> None:
         directory, name = self._locate(connection, drop.path)
-        row = (time.time(), directory, name, signature.size, signature.sha256, signature.text, drop.attempts)
-        number = connection.execute(schema.INSERT_SIGNATURE, row).lastrowid
+        number = self._history.append(connection, directory, drop.path, signature, drop.attempts + 1)
         if published:
             self._upsert(connection, drop.path, State.SIGNED, drop.fingerprint, signature=number)
         else:

@@ -1,35 +1,40 @@
 """Whether a FILE.sign is the one of its file's present content, by what the journal recorded of it."""
 
-import hashlib
-import io
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from dropsign.inquiry import Inquiry
-from dropsign.model import Fingerprint, State
+from dropsign.model import Fingerprint, Signature, State
 
 
 class Records:
-    """What is known of files that are asked about; proves without a key (verifying.Proof)."""
+    """What is known of files that are asked about; implements verifying.Proof, for want of a key."""
 
     def __init__(self, inquiry: Inquiry) -> None:
         self._inquiry = inquiry
         self._records: dict[bytes, dict[str, Any]] = {}
 
-    def learn(self, paths: Sequence[bytes]) -> None:
-        """Ask about some files of the outbox, absolute and without a link on the way, and forget all others.
+    def expect(self, paths: Sequence[bytes]) -> None:
+        """Ask about some files, and forget all others; those outside of the outbox are never known.
 
         Raises:
             UnreachableError: no daemon answers, and there is no journal.
             JournalError: no daemon answers, and the journal cannot be read.
         """
         prefix = self._inquiry.root.rstrip(b"/") + b"/"
-        inside = [path for path in paths if path.startswith(prefix)]
+        real: dict[bytes, bytes] = {}
+        inside: dict[bytes, bytes] = {}
+        for path in paths:
+            directory, name = os.path.split(path)
+            if directory not in real:
+                real[directory] = os.path.realpath(directory or b".")
+            absolute = os.path.join(real[directory], name)
+            if absolute.startswith(prefix):
+                inside[path] = absolute.removeprefix(prefix)
         self._records = {}
         if inside:
-            records = self._inquiry.lookup([path.removeprefix(prefix) for path in inside])
-            self._records = dict(zip(inside, records, strict=True))
+            self._records = dict(zip(inside, self._inquiry.lookup(list(inside.values())), strict=True))
 
     def given_up(self, path: bytes) -> str | None:
         """Say why a file will not be signed unless somebody does something; None if it may be."""
@@ -40,16 +45,15 @@ class Records:
             return None
         return f"{record['state']}: {': '.join(filter(None, (record['reason'], record['error'])))}"
 
-    def proves(self, path: bytes, file: io.BufferedReader, text: bytes) -> bool:
-        """Tell whether a signature is the recorded one, and made for just this content.
-
-        Raises:
-            OSError: the file cannot be read.
-        """
+    def fits(self, path: bytes, file: BinaryIO, signature: Signature) -> bool:  # noqa: ARG002 - as for a key
+        """Tell whether a signature is the recorded one, and made for just this content."""
         record = self._records.get(path)
-        if record is None or record["state"] != State.SIGNED or os.fsencode(record["signature"] or "") != text:
-            return False
-        return hashlib.file_digest(file, "sha256").hexdigest() == str(record["sha256"])
+        return (
+            record is not None
+            and record["state"] == State.SIGNED
+            and os.fsencode(record["signature"] or "") == signature.text
+            and record["sha256"] == signature.sha256.hex()
+        )
 
 
 def _fingerprint(path: bytes) -> list[int] | None:

@@ -107,11 +107,14 @@ class Signature:
         text: exactly the bytes that belong into FILE.sign.
         sha256: digest of the content that it signs.
         size: of that content, in bytes.
+        proof: the SHA-256 of the certificate that the service showed, and the serial number (in hexadecimal) of the
+            one that we did; None for a signature that was not asked for by us.
     """
 
     text: bytes
     sha256: bytes
     size: int
+    proof: tuple[bytes, str] | None = None
 
 
 @dataclass(slots=True)
@@ -132,6 +135,8 @@ class Entry:
         signed_size: size in bytes of the content last signed under this path.
         text: that signature's.
         signed_at: seconds since the epoch when that was.
+        service: SHA-256 of the certificate that the service showed then.
+        client: serial number of ours, in hex.
     """
 
     path: bytes
@@ -147,6 +152,8 @@ class Entry:
     signed_size: int | None = None
     text: bytes | None = None
     signed_at: float | None = None
+    service: bytes | None = None
+    client: str | None = None
 
 
 class Known(NamedTuple):

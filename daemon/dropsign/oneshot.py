@@ -155,7 +155,11 @@ class OneShot:
         loaded = credentials.load(configuration, self._environment)
         verify = configuration.verify
         verifier = Verifier.load(verify.key, verify.scheme) if verify.key is not None else None
-        journal = Journal(configuration.journal.path if selection.configured else None)
+        loop = asyncio.get_running_loop()
+        journal = Journal(
+            configuration.journal.path if selection.configured else None,
+            on_trouble=lambda trouble: loop.call_soon_threadsafe(pipeline.on_journal_trouble, trouble),
+        )
         signer = Signer(configuration.service, loaded)
         progress = _Progress(selection.root, self._listener)
         pipeline = Pipeline(

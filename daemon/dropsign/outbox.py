@@ -7,6 +7,9 @@ What lies on disk if the process dies in `publish`, step by step:
     3. renamed to FILE.sign    the signature, whole; the journal says 'queued', so it is made again at worst
     4. directory fsynced       the same, and it survives a power cut
 
+An fsync that fails is not tried again on the same file, which the kernel takes for clean from then on: the next
+`publish` writes a new temporary, and renames it over what is there.
+
 In `withdraw`, the journal still says 'signed' with the old fingerprint, and as the file has another, the next scan
 finds it changed. The directory is fsynced before anything is recorded of the new version: else a power cut could bring
 a stale FILE.sign back beside a file that the journal already says is queued or failed, where no scan looks for it.
@@ -28,6 +31,7 @@ from dropsign.admission import refusal_of
 from dropsign.directory import (
     ABSENT,
     DIRECTORY,
+    KEPT,
     READ,
     Directories,
     MovedOnError,
@@ -164,9 +168,9 @@ class Outbox:
         os.close(self._fd)
 
     @contextmanager
-    def directories(self) -> Iterator[Directories]:
-        """Give access to the directories below the root while one group of paths is worked on."""
-        opened = Directories(self._fd)
+    def directories(self, *, most: int | None = KEPT) -> Iterator[Directories]:
+        """Give access to the directories below the root while one group of paths is worked on; see Directories."""
+        opened = Directories(self._fd, most=most)
         try:
             yield opened
         finally:
@@ -285,7 +289,7 @@ class Outbox:
             For each, None once it is on disk for good, or what kept it from there: MovedOnError or OSError.
         """
         results: list[Exception | None] = [None] * len(group)
-        with self.directories() as opened:
+        with self.directories(most=None) as opened:
             written = self._write(opened, group, results)
             touched = set()
             for index, (directory, name, temporary) in written.items():

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from dropsign.gate import Gate
-from dropsign.grouping import Grouping
 from dropsign.journal import Journal
 from dropsign.localqueue import LocalQueue
 from dropsign.model import Drop, Fingerprint, Signature
-from dropsign.outbox import Outbox, Publication
+from dropsign.outbox import Outbox
+from dropsign.publishing import Publisher
 from dropsign.signer import Signer
 from dropsign.verifier import Verifier
 
@@ -72,7 +72,7 @@ class Parts:
     queue: LocalQueue
     signer: Signer
     gate: Gate
-    publish: Grouping[Publication, None]
+    publish: Publisher
     verifier: Verifier | None
     observer: Observer
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from random import Random
 
 from dropsign.config import Configuration
+from dropsign.descriptors import raise_limit, requests_borne
 from dropsign.filters import Filters
 from dropsign.gate import Closed, Gate
-from dropsign.grouping import Grouping
 from dropsign.intake import Intake
 from dropsign.journal import Journal
 from dropsign.localqueue import LocalQueue
@@ -19,9 +19,11 @@ from dropsign.outage import OutagePolicy
 from dropsign.outbox import Outbox
 from dropsign.pace import Pace
 from dropsign.parts import Observer, Parts
+from dropsign.publishing import Publisher
 from dropsign.rescan import Finished, Rescan
 from dropsign.settle import Settling
 from dropsign.signer import Signer
+from dropsign.trouble import Trouble
 from dropsign.verifier import Verifier
 from dropsign.worker import LONGEST_DEFERRAL_SECONDS, Pool
 
@@ -57,11 +59,25 @@ class Pipeline:
     """Intake, queue, gate and pool, wired."""
 
     def __init__(self, configuration: Configuration, doors: Doors, listeners: Listeners) -> None:
+        """Wire it.
+
+        Args:
+            configuration: as it was loaded.
+            doors: what it works with.
+            listeners: whom it tells what.
+
+        Raises:
+            ConfigurationError: this process may not open enough files.
+        """
+        borne = requests_borne(raise_limit())
+        service = configuration.service.model_copy(
+            update={"concurrency": min(borne, configuration.service.concurrency)}
+        )
         outbox = configuration.outbox
         self.policy = OutagePolicy(Random())  # noqa: S311 - jitter is no secret
         self.gate = Gate(
             self.policy,
-            Pace(configuration.service.concurrency),
+            Pace(service.concurrency),
             on_closed=listeners.gate_closed,
             on_opened=listeners.gate_opened,
             before_probe=listeners.before_probe,
@@ -73,7 +89,7 @@ class Pipeline:
             queue=self.queue,
             signer=doors.signer,
             gate=self.gate,
-            publish=Grouping(doors.outbox.publish, name="publish", limit=PUBLISHED_AT_ONCE),
+            publish=Publisher(doors.outbox, self.gate, at_once=min(borne, PUBLISHED_AT_ONCE)),
             verifier=doors.verifier,
             observer=listeners.observer,
         )
@@ -84,13 +100,20 @@ class Pipeline:
             republish_missing=outbox.republish_missing,
             on_forgetful=lambda: self.rescan.request(),  # noqa: PLW0108 - it is made further down
         )
-        self.pool = Pool(configuration.service, self.parts, self.intake, error_files=outbox.error_files)
+        self.pool = Pool(service, self.parts, self.intake, error_files=outbox.error_files)
         self.rescan = Rescan(self.parts, self.intake, outbox, listeners.scan_finished)
 
     def _large_at_once(self) -> int:
         """Return how many of the requests that the service bears may be large files': a quarter is kept for others."""
         limit = self.gate.limit
         return max(1, limit - max(1, limit // 4))
+
+    def on_journal_trouble(self, trouble: Trouble | None) -> None:
+        """Hold the gate shut while the journal cannot be used; None says that it can."""
+        if trouble is None:
+            self.gate.release("journal")
+        else:
+            self.gate.hold(trouble.reason, f"{self.parts.journal.path}: {trouble.text}", by="journal")
 
     async def requeue_rested(self) -> float | None:
         """Queue deferred drops whose time has come; return the seconds until the next one's."""

@@ -19,6 +19,10 @@ class Identity(Protocol):
     def application(self) -> Application:
         """Who asks."""
 
+    @property
+    def serial(self) -> str:
+        """The number of our certificate, in hexadecimal."""
+
 
 class Backlog(Protocol):
     """Where drops wait that have no room in memory."""

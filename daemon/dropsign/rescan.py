@@ -9,13 +9,15 @@ from random import Random
 
 from dropsign.backoff import some_jitter
 from dropsign.config import Outbox as OutboxConfiguration
-from dropsign.errors import OutboxError
+from dropsign.errors import OutboxError, is_shortage
 from dropsign.intake import Intake
 from dropsign.model import Entry, Look, State
 from dropsign.parts import Parts
 from dropsign.scan import Finding, Scan, Tally
 
 _AT_A_TIME = 1000
+
+_SHORTAGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,12 @@ class Rescan:
         try:
             tally = await loop.run_in_executor(self._thread, lambda: scan.run(journal.known_directories(), tops))
         except OutboxError:  # the supervisor of the watch says so, and asks again when it is back
+            return None
+        except OSError as error:
+            if not is_shortage(error):
+                raise
+            await asyncio.sleep(_SHORTAGE_SECONDS)
+            self.request()
             return None
         finished = Finished(tally, time.monotonic() - started, time.time(), polled)
         self._on_finished(finished)

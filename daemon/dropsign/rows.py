@@ -9,9 +9,12 @@ from dropsign.model import Entry, Fingerprint, State
 
 COLUMNS: Final = (
     "d.name, d.state, d.device, d.inode, d.size, d.mtime_ns, d.ctime_ns, s.sha256, d.signature, d.attempts,"
-    " d.not_before, d.since, d.reason, d.error, s.size, s.text, s.at"
+    " d.not_before, d.since, d.reason, d.error, s.size, s.text, s.at,"
+    " c.service, c.client"
 )
-"""What `entry` makes an entry of, from `drops d LEFT JOIN signatures s`."""
+"""What `entry` makes an entry of, from `drops d LEFT JOIN signatures s` and the certificates."""
+
+_CERTIFICATES: Final = "LEFT JOIN certificates c ON c.id = s.certificates"
 
 _ORDER: Final = {
     State.QUEUED: "ORDER BY d.ticket",
@@ -44,7 +47,7 @@ def lookup(connection: sqlite3.Connection, paths: Sequence[bytes]) -> dict[bytes
     for directory, group in groupby(sorted(paths), key=lambda path: path.rpartition(b"/")[0]):
         names = [path.rpartition(b"/")[2] for path in group]
         query = (
-            f"SELECT {COLUMNS} FROM drops d LEFT JOIN signatures s ON s.id = d.signature"  # noqa: S608
+            f"SELECT {COLUMNS} FROM drops d LEFT JOIN signatures s ON s.id = d.signature {_CERTIFICATES}"  # noqa: S608
             " WHERE d.directory = (SELECT id FROM directories WHERE path = ?)"
             f" AND d.name IN ({','.join('?' * len(names))})"
         )
@@ -55,7 +58,7 @@ def lookup(connection: sqlite3.Connection, paths: Sequence[bytes]) -> dict[bytes
 
 
 def entries(
-    connection: sqlite3.Connection, state: State, limit: int, condition: str = "", *values: object
+    connection: sqlite3.Connection, state: State, limit: int, condition: str = "", values: Sequence[object] = ()
 ) -> list[Entry]:
     """Return entries in one state, in the order of `_ORDER`.
 
@@ -68,7 +71,7 @@ def entries(
     """
     query = (
         f"SELECT p.path, {COLUMNS} FROM drops d JOIN directories p ON p.id = d.directory"  # noqa: S608
-        f" LEFT JOIN signatures s ON s.id = d.signature WHERE d.state = '{state}' {condition}"
+        f" LEFT JOIN signatures s ON s.id = d.signature {_CERTIFICATES} WHERE d.state = '{state}' {condition}"
         f" {_ORDER[state]} LIMIT ?"
     )
     return [entry(row[0], row[1:]) for row in connection.execute(query, (*values, limit))]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dropsign.directory import ABSENT
-from dropsign.errors import OutboxError
+from dropsign.errors import OutboxError, is_shortage
 from dropsign.failpoints import reach
 from dropsign.filters import TEMPORARY, Filters
 from dropsign.model import SIGN_SUFFIX, Fingerprint, Known, State
@@ -97,6 +97,7 @@ class Scan:
 
         Raises:
             OutboxError: the outbox vanished under the walk; nothing is to be concluded from it.
+            OSError: this process has no more descriptors to walk with.
         """
         visited = set()
         waiting = list(tops)
@@ -130,6 +131,8 @@ class Scan:
             self._gone(directory, self._known(directory))
             return []
         except OSError as error:
+            if is_shortage(error):
+                raise
             self._unreadable(directory, error)
             return []
         return below if self._recursive else []

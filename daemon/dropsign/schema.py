@@ -4,17 +4,28 @@ import fcntl
 import os
 import sqlite3
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Final
 
+from dropsign.chain import GENESIS, Head, Record, digest
 from dropsign.errors import JournalError, OutboxLockedError
 from dropsign.model import State
 from dropsign.states import MOVES
+from dropsign.trouble import explain
 
 APPLICATION_ID: Final = 0x64727073
 """'drps': how file(1) and we tell a journal from any other database."""
 
-_BUSY_MILLISECONDS: Final = 5000
+_FIRST_BUSY_MILLISECONDS: Final = 5000
+"""How long a start waits for another process to let go of the journal."""
+
+_BUSY_MILLISECONDS: Final = 1000
+
+_CHECK_SECONDS: Final = 2.0
+"""How long a start looks for damage; a journal so large that this is too short is read in part."""
 
 
 def _legal_beginnings() -> str:
@@ -58,8 +69,38 @@ MIGRATIONS: Final[list[list[str]]] = [
         _legal_beginnings(),
         _legal_moves(),
     ],
+    [
+        """CREATE TABLE certificates (
+            id INTEGER PRIMARY KEY, service BLOB NOT NULL, client TEXT NOT NULL, UNIQUE (service, client)) STRICT""",
+        "CREATE TABLE anchor (number INTEGER NOT NULL, hash BLOB NOT NULL) STRICT",
+        "INSERT INTO anchor VALUES (0, zeroblob(32))",  # chain.GENESIS
+        "ALTER TABLE signatures ADD COLUMN certificates INTEGER REFERENCES certificates (id)",
+        "ALTER TABLE signatures ADD COLUMN hash BLOB NOT NULL DEFAULT x''",
+        "UPDATE signatures SET attempt = attempt + 1",
+    ],
 ]
 """For each version, what makes it of the one before; the last is the present one."""
+
+
+def _chain_history(connection: sqlite3.Connection) -> None:
+    """Make a chain of signatures recorded before there was one."""
+    query = (
+        "SELECT s.id, s.at, p.path, s.name, s.size, s.sha256, s.text, s.attempt FROM signatures s"
+        " JOIN directories p ON p.id = s.directory WHERE s.id > ? ORDER BY s.id LIMIT 1000"
+    )
+    before = GENESIS
+    while rows := connection.execute(query, (before.number,)).fetchall():
+        hashes = []
+        for number, at, directory, name, size, sha256, text, attempt in rows:
+            path = directory + b"/" + name if directory else name
+            record = Record(number, at, path, size, sha256, text, None, None, attempt)
+            before = Head(number, digest(record, before.hash))
+            hashes.append((before.hash, number))
+        connection.executemany("UPDATE signatures SET hash = ? WHERE id = ?", hashes)
+
+
+_FILLINGS: Final[dict[int, Callable[[sqlite3.Connection], None]]] = {2: _chain_history}
+"""What beside statements makes a version of the one before."""
 
 UPSERT: Final = """
     INSERT INTO drops (directory, name, state, device, inode, size, mtime_ns, ctime_ns, since,
@@ -71,38 +112,95 @@ UPSERT: Final = """
         reason = excluded.reason, error = excluded.error,
         signature = ifnull(excluded.signature, drops.signature)"""
 
-INSERT_SIGNATURE: Final = (
-    "INSERT INTO signatures (at, directory, name, size, sha256, text, attempt) VALUES (?, ?, ?, ?, ?, ?, ?)"
-)
-
 
 def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection:
     """Open a journal, creating or migrating it unless it is only to be read.
 
     Raises:
-        JournalError: it cannot be opened, is no journal, or is newer than this program.
+        JournalError: it cannot be opened, is no journal, is damaged, or is newer than this program.
     """
-    try:
+    name = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}" if path else ":memory:"
+    with _explained(path):
         if path is not None and not read_only:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        name = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}" if path else ":memory:"
         connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
-        connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
-        _identify(connection, path)
-        if not read_only:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            _migrate(connection)
-    except (OSError, sqlite3.Error) as error:
-        damaged = isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError)
-        remedy = (
-            "make it anew from the outbox: dropsign run --rebuild-journal"
-            if damaged
-            else "check that its directory exists and is writable"
-        )
-        msg = f"journal.path: {path} cannot be opened: {getattr(error, 'strerror', None) or error}; {remedy}"
-        raise JournalError(msg) from None
+        try:
+            _prepare(connection, path, read_only=read_only)
+        except BaseException:
+            connection.close()
+            raise
     return connection
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """Open a journal for somebody who only reads, and close it again.
+
+    Raises:
+        JournalError: there is none, or it cannot be read.
+    """
+    connection = connect(path, read_only=True)
+    try:
+        with _explained(path):
+            yield connection
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _explained(path: Path | None) -> Iterator[None]:
+    """Say what an error means for a journal.
+
+    Raises:
+        JournalError: instead of it.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        text = explain(error).text if isinstance(error, sqlite3.Error) else error.strerror
+        msg = f"journal.path: {path} cannot be opened: {text}"
+        raise JournalError(msg) from None
+
+
+def _prepare(connection: sqlite3.Connection, path: Path | None, *, read_only: bool) -> None:
+    """Find out whether a database is a sound journal, and bring it up to date.
+
+    Raises:
+        JournalError: it is another program's, or newer than this one.
+        sqlite3.Error: it cannot be used.
+    """
+    connection.execute(f"PRAGMA busy_timeout = {_FIRST_BUSY_MILLISECONDS}")
+    _identify(connection, path)
+    if not read_only:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        _migrate(connection)
+        connection.execute("BEGIN IMMEDIATE")  # whoever holds it now is to be named now
+        connection.execute("ROLLBACK")
+    _look_for_damage(connection)
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+
+
+def _look_for_damage(connection: sqlite3.Connection) -> None:
+    """Read the journal for damage, as far as there is time.
+
+    Raises:
+        sqlite3.DatabaseError: there is some.
+    """
+    end = time.monotonic() + _CHECK_SECONDS
+    connection.set_progress_handler(lambda: time.monotonic() > end, 10_000)
+    try:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return
+    finally:
+        connection.set_progress_handler(None, 0)
+    if found != "ok":
+        damage = sqlite3.DatabaseError(str(found).splitlines()[-1])
+        damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise damage
 
 
 def lock(path: Path) -> int:
@@ -110,8 +208,11 @@ def lock(path: Path) -> int:
 
     Raises:
         OutboxLockedError: another process has it.
-        JournalError: the lock cannot be made.
+        JournalError: the lock cannot be made, or the path is a directory.
     """
+    if path.is_dir():
+        msg = f"journal.path: {path} is a directory; name a file in it, such as {path / 'journal.sqlite3'}"
+        raise JournalError(msg)
     name = path.with_name(path.name + ".lock")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -139,7 +240,9 @@ def set_aside(path: Path) -> Path | None:
         JournalError: it cannot be moved.
     """
     held = lock(path)
-    aside = path.with_name(f"{path.name}.aside-{time.strftime('%Y%m%dT%H%M%S')}")
+    moment = time.strftime("%Y%m%dT%H%M%S")
+    names = (f"{path.name}.aside-{moment}{'-' if number else ''}{number or ''}" for number in count())
+    aside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
     try:
         for suffix in ("-wal", "-shm", ""):  # the database last: without it, the others mean nothing
             part = path.with_name(path.name + suffix)
@@ -172,9 +275,11 @@ def _migrate(connection: sqlite3.Connection) -> None:
         return
     connection.execute("BEGIN EXCLUSIVE")
     try:
-        for statements in MIGRATIONS[version:]:
+        for number, statements in enumerate(MIGRATIONS[version:], version + 1):
             for statement in statements:
                 connection.execute(statement)
+            if (fill := _FILLINGS.get(number)) is not None:
+                fill(connection)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
         connection.execute("COMMIT")
@@ -183,9 +288,14 @@ def _migrate(connection: sqlite3.Connection) -> None:
         raise
 
 
-def highest_ticket(connection: sqlite3.Connection) -> int:
-    """Return the last place in the queue."""
-    (ticket,) = connection.execute("SELECT max(ticket) FROM drops WHERE state = 'queued'").fetchone()
+def highest_ticket(connection: sqlite3.Connection, path: Path | None) -> int:
+    """Return the last place in the queue.
+
+    Raises:
+        JournalError: it cannot be read.
+    """
+    with _explained(path):
+        (ticket,) = connection.execute("SELECT max(ticket) FROM drops WHERE state = 'queued'").fetchone()
     return ticket or 0
 
 

@@ -24,8 +24,10 @@ from yarl import URL
 
 from dropsign import esauth
 from dropsign.config import Service
+from dropsign.descriptors import SHORTAGE, have_run_out
 from dropsign.errors import Fault, SigningError
 from dropsign.model import Signature
+from dropsign.peer import PeerResponse, service_certificate
 from dropsign.ports import Identity
 
 STREAM_PIECE: Final = 2 * esauth.PIECE
@@ -45,7 +47,6 @@ _REFUSAL_SECONDS: Final = 0.2
 
 _OVERLOADED: Final = frozenset({408, 425, 429, 503, 504})
 _FORBIDDEN: Final = frozenset({401, 403})
-
 
 ReadAt = Callable[[int, int], bytes]
 
@@ -90,7 +91,7 @@ class Signer:
         path = urlsplit(self._service.url).path + self._service.sign_path
         self._authenticator = esauth.RequestSigner(identity.application, path)
         self._app_key = identity.application.key
-        self._context = identity.context
+        self._context, self._serial = identity.context, identity.serial
         self._session: aiohttp.ClientSession | None = None
 
     def _connected(self) -> aiohttp.ClientSession:
@@ -101,6 +102,7 @@ class Signer:
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=service.connect_timeout_seconds),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Content-Type": "application/json", "User-Agent": "dropsign", "Accept-Encoding": "identity"},
+                response_class=PeerResponse,
                 auto_decompress=False,
                 trust_env=False,
             )
@@ -231,6 +233,7 @@ class Signer:
             SigningError: there was none; it says whose fault that was.
             SourceError: a large file could not be read again as what it was.
         """
+        serial = self._serial
         try:
             async with asyncio.timeout(self._service.timeout_seconds) as deadline:
                 data = request.body if request.body is not None else self._stream(request, deadline)
@@ -246,7 +249,8 @@ class Signer:
                 raise cause from cause.__cause__
             raise self._lost(error) from error
         self._note_date(response)
-        return Signature(self._judge(response, answer), request.sha256, request.size)
+        proof = (service_certificate(response), serial)
+        return Signature(self._judge(response, answer), request.sha256, request.size, proof)
 
     async def _stream(self, request: Request, deadline: asyncio.Timeout) -> AsyncIterator[bytes]:
         """Yield a large file's body, reading one piece ahead, and prove before the last that it is the same file.
@@ -300,6 +304,8 @@ class Signer:
                 text = f"the service refuses our certificate or our TLS: {reason}; check tls.certificate"
                 return SigningError(Fault.CREDENTIALS, "credentials", text)
             return SigningError(Fault.SERVICE, "tls", f"the TLS handshake failed: {reason or tls}")
+        if have_run_out(error):
+            return SigningError(Fault.MACHINE, "resources", f"no connection can be opened: {SHORTAGE}")
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         cut = not isinstance(error, aiohttp.ClientConnectorError)
         text = f"the service cuts the connection: {text}" if cut else f"the service cannot be reached: {text}"

@@ -65,12 +65,9 @@ def from_journal(path: Path, version: str, outbox: str, now: float) -> Status:
     Raises:
         JournalError: there is none, or it cannot be read.
     """
-    connection = schema.connect(path, read_only=True)
-    try:
+    with schema.reading(path) as connection:
         counts = schema.counts(connection)
         oldest = schema.oldest_waiting(connection)
-    finally:
-        connection.close()
     return Status(
         running=False,
         version=version,
@@ -98,6 +95,8 @@ def describe(entry: Entry) -> dict[str, Any]:
         "error": entry.error,
         "sha256": entry.sha256.hex() if entry.sha256 else None,
         "signed_at": entry.signed_at,
+        "service_certificate": entry.service.hex() if entry.service else None,
+        "client_certificate": entry.client,
         "signature": entry.text.decode("utf-8", "surrogateescape") if entry.text else None,
         "fingerprint": list(entry.fingerprint),
     }

@@ -5,6 +5,7 @@ import hashlib
 import io
 import mmap
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 
 from dropsign.errors import CredentialsError
+from dropsign.model import Signature
 
 _Key = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
@@ -112,6 +114,15 @@ class Verifier:
             return False
         return True
 
+    def expect(self, paths: Sequence[bytes]) -> None:
+        """See verifying.Proof: a key needs to look nothing up."""
+
+    def fits(self, path: bytes, file: io.BufferedIOBase, signature: Signature) -> bool:  # noqa: ARG002
+        """See verifying.Proof."""
+        if self.needs_content:
+            return self.verify_file(file, signature.text)
+        return self.verify_digest(signature.text, signature.sha256)
+
     def verify_file(self, file: io.BufferedIOBase, signature_text: bytes) -> bool:
         """Tell whether a signature fits an open file, with memory that does not grow with it.
 
@@ -126,10 +137,6 @@ class Verifier:
             return self.verify_content(signature_text, b"")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
             return self.verify_content(signature_text, content)
-
-    def proves(self, _: bytes, file: io.BufferedReader, signature_text: bytes) -> bool:
-        """Implement verifying.Proof."""
-        return self.verify_file(file, signature_text)
 
 
 def _decode(text: bytes) -> bytes | None:

@@ -1,18 +1,18 @@
 """Checks signatures without a daemon: files and directories -> one verdict for each file."""
 
+import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Protocol
 
+from dropsign import manifest
 from dropsign.filters import Filters
-from dropsign.model import SIGN_SUFFIX
-
-Proof = Callable[[bytes, io.BufferedReader, bytes], bool]
-"""Tells of a path, its file, open at the start, and the text of its FILE.sign, whether that is this content's."""
+from dropsign.model import SIGN_SUFFIX, Signature
+from dropsign.tree import Kind, prefix_in, walk
 
 _SIGN_MAX: Final = 64 * 1024
 """Bytes; a FILE.sign that is longer is no signature."""
@@ -40,11 +40,32 @@ class Verdict:
         path: of the file, as the caller would reach it.
         finding: what.
         detail: why, for people; empty if the finding says it all.
+        signature: what was found to fit, if it did.
     """
 
     path: bytes
     finding: Finding
     detail: str = ""
+    signature: Signature | None = None
+
+
+class Proof(Protocol):
+    """Decides whether a signature belongs to some content: by a key, or by what is recorded."""
+
+    def expect(self, paths: Sequence[bytes]) -> None:
+        """Be told which files will be asked about next, so that they can be looked up together."""
+
+    def fits(self, path: bytes, file: io.BufferedReader, signature: Signature) -> bool:
+        """Tell whether it does.
+
+        Args:
+            path: of the file, as the caller would reach it.
+            file: the content.
+            signature: what FILE.sign holds, with the content's digest and size.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
 
 
 class Verification:
@@ -57,7 +78,7 @@ class Verification:
         """Prepare.
 
         Args:
-            proof: that a signature is a content's.
+            proof: decides whether a signature fits.
             filters: which names in a directory count.
             recursive: sub-directories too.
             root: the outbox, to whose files the filters' patterns are relative; elsewhere they are relative to the
@@ -66,7 +87,7 @@ class Verification:
         self._proof = proof
         self._filters = filters
         self._recursive = recursive
-        self._root = os.path.realpath(root) if root is not None else None
+        self._root = root
 
     def verify(self, paths: Iterable[bytes]) -> Iterator[Verdict]:
         """Yield a verdict for each file given, and for each drop in each directory given, in order of names."""
@@ -105,40 +126,41 @@ class Verification:
             return Verdict(path, Finding.UNSIGNED)
         except OSError as error:
             return Verdict(path, Finding.UNREADABLE, f"its signature: {error.strerror}")
-        if self._proof(path, file, text):
-            return Verdict(path, Finding.OK)
+        sha256 = hashlib.file_digest(file, "sha256").digest()
+        signature = Signature(text, sha256, file.tell())
+        if self._proof.fits(path, file, signature):
+            return Verdict(path, Finding.OK, signature=signature)
         if signed_at < os.fstat(file.fileno()).st_mtime_ns:
             return Verdict(path, Finding.STALE, "the file is newer than its signature")
         return Verdict(path, Finding.WRONG, "the signature does not fit")
 
     def _directory(self, top: bytes) -> Iterator[bytes | Verdict]:
-        """Walk with a list instead of recursion: trees may be deeper than Python's stack."""
-        prefix = self._prefix(top)
-        waiting = [(top, prefix)]
-        while waiting:
-            directory, prefix = waiting.pop()
-            try:
-                with os.scandir(directory) as entries:
-                    found = sorted(entries, key=lambda entry: entry.name)
-            except OSError as error:
-                yield Verdict(directory, Finding.UNREADABLE, error.strerror or "")
-                continue
-            below = []
-            for entry in found:
-                name = prefix + entry.name
-                if entry.is_dir(follow_symlinks=False):
-                    if self._recursive and self._filters.enters(name):
-                        below.append((entry.path, name + b"/"))
-                elif entry.is_file(follow_symlinks=False) and self._filters.accepts(name):
-                    yield entry.path
-            waiting.extend(reversed(below))
+        for found in walk(top, self._filters, prefix_in(self._root, top), recursive=self._recursive):
+            path = top + b"/" + found.name if found.name else top
+            if found.kind is Kind.UNREADABLE:
+                yield Verdict(path, Finding.UNREADABLE, found.detail)
+            elif found.kind is Kind.DROP:
+                if found.name == manifest.NAME and (listed := _bundled(path)) is not None:
+                    yield from _absent(top, listed)
+                else:
+                    yield path
 
-    def _prefix(self, directory: bytes) -> bytes:
-        """Return what names in a directory begin with as the filters see them."""
-        if self._root is None:
-            return b""
-        real = os.path.realpath(directory)
-        return real[len(self._root) + 1 :] + b"/" if real.startswith(self._root + b"/") else b""
+
+def _bundled(path: bytes) -> list[bytes] | None:
+    """Return what a bundle's manifest says the bundle holds; None if that is no manifest but a drop."""
+    if os.path.lexists(path + SIGN_SUFFIX):
+        return None
+    try:
+        with open(os.open(path, _OPEN), "rb") as file:
+            return manifest.drops_in(file)
+    except OSError:
+        return None
+
+
+def _absent(top: bytes, names: Iterable[bytes]) -> Iterator[Verdict]:
+    for name in names:
+        if not os.path.lexists(path := top + b"/" + name):
+            yield Verdict(path, Finding.MISSING, f"{manifest.NAME.decode()} lists it")
 
 
 def _read_sign(path: bytes) -> tuple[bytes, int]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from dropsign import manifest
 from dropsign.config import Configuration
 from dropsign.errors import ConfigurationError, JournalError, UnreachableError
 from dropsign.filters import Filters
@@ -12,8 +13,6 @@ from dropsign.matching import Records
 from dropsign.model import SIGN_SUFFIX, Fingerprint
 from dropsign.verifier import Verifier
 from dropsign.verifying import Finding, Verdict, Verification
-
-_DIGEST_HEX = 64
 
 
 @dataclass
@@ -54,7 +53,7 @@ class Waiting:
         """Look once at every file.
 
         Raises:
-            UnreachableError: as for Records.learn, if there is no key.
+            UnreachableError: as for Records.expect, if there is no key.
             JournalError: the same.
         """
         result = Round()
@@ -67,7 +66,7 @@ class Waiting:
             else:
                 open_questions.append(found)
         try:
-            self._records.learn(open_questions)
+            self._records.expect(open_questions)
         except (UnreachableError, JournalError):
             if not self._has_key:
                 raise
@@ -120,22 +119,16 @@ def prepare(named: Iterable[bytes], configuration: Configuration, inquiry: Inqui
             msg = f"{os.fsdecode(path)}: its name {why}, so it is never signed; leave it out, or change [outbox]"
             raise ConfigurationError(msg)
     records = Records(inquiry)
-    proof = records.proves if given.key is None else Verifier.load(given.key, given.scheme).proves
+    proof = records if given.key is None else Verifier.load(given.key, given.scheme)
     verification = Verification(proof, filters, recursive=settings.recursive, root=root)
     return Waiting(paths, verification, records, has_key=given.key is not None)
 
 
-def manifest(text: bytes) -> Iterator[bytes]:
-    """Yield the paths of a manifest: a path a line, or lines of sha256sum."""
-    for line in text.splitlines():
-        escaped = line.startswith(b"\\")
-        digest, separator, name = line.removeprefix(b"\\").partition(b" ")
-        if separator and len(digest) == _DIGEST_HEX and name[:1] in {b" ", b"*"}:
-            line = name[1:]  # noqa: PLW2901 - what is left of it
-            if escaped:
-                line = line.replace(rb"\\", b"\0").replace(rb"\n", b"\n").replace(rb"\r", b"\r").replace(b"\0", b"\\")  # noqa: PLW2901
-        if line:
-            yield line
+def paths_in(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the paths of a manifest: one a line, or lines of sha256sum."""
+    for line in lines:
+        if path := manifest.name_in(line) or line.removesuffix(b"\n"):
+            yield path
 
 
 def absolute(paths: Iterable[bytes]) -> list[bytes]:

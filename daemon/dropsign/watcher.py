@@ -11,6 +11,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
@@ -20,6 +21,7 @@ from typing import Final
 
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
+from dropsign.errors import is_shortage
 from dropsign.filters import is_ours
 from dropsign.model import Notice
 
@@ -43,10 +45,15 @@ class Loss(StrEnum):
     """The outbox was removed, moved or unmounted."""
     LIMIT = "watch_limit"
     """The kernel gives no more watches, so that a directory is not watched."""
+    ACCESS = "unreadable"
+    """A directory may not be read, and so not be watched either."""
     WATCH = "watch_failed"
-    """A directory cannot be watched for another reason: it may not be read, most of all."""
+    """A directory cannot be watched for another reason."""
     READER = "reader_died"
     """The thread ended."""
+
+
+_CAUSES: Final[dict[int | None, Loss]] = {errno.ENOSPC: Loss.LIMIT, errno.EACCES: Loss.ACCESS}
 
 
 class _Reader(InotifyFD):
@@ -90,6 +97,9 @@ class _Reader(InotifyFD):
 
 
 _BUFFER: Final = 64 * 1024
+
+_SHORTAGE_SECONDS: Final = 1.0
+"""How long the reader waits for a descriptor; what comes meanwhile waits in the kernel, or is left to a scan."""
 
 
 class Watcher:
@@ -229,7 +239,7 @@ class Watcher:
                 self._unwatched.pop(path, None)
                 return False  # vanished or replaced; its parent's watch tells
             except OSError as error:
-                loss = Loss.LIMIT if error.errno == errno.ENOSPC else Loss.WATCH
+                loss = _CAUSES.get(error.errno, Loss.WATCH)
                 if self._unwatched.get(path) is not loss:
                     self._unwatched[path] = loss
                     self._lost(loss, f"{error.strerror}: {os.fsdecode(path)}")
@@ -246,8 +256,11 @@ class Watcher:
             try:
                 with os.scandir(self.root + b"/" + directory) as entries:
                     found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-            except OSError:
-                continue  # gone, or unreadable: then its watch failed too
+            except OSError as error:  # gone, or unreadable: then its watch failed too
+                if is_shortage(error):
+                    time.sleep(_SHORTAGE_SECONDS)
+                    waiting.append(directory)
+                continue
             prefix = directory + b"/" if directory else b""
             for name, is_directory in found:
                 if is_directory:

@@ -64,7 +64,7 @@ class WatchKeeper:
             if error.errno not in _LIMITS:
                 msg = f"outbox.path: {path} cannot be watched: {error.strerror}"
                 raise OutboxError(msg) from None
-            self._degrade(error.strerror or str(error), f"raise {_LIMITS[error.errno]}")
+            self._degrade(Loss.LIMIT, error.strerror or str(error), f"raise {_LIMITS[error.errno]}")
         else:
             self._watcher = watcher
 
@@ -113,8 +113,8 @@ class WatchKeeper:
                 continue
             if self._settings.watcher != "poll":
                 await self._mend()
-            if unwatched := self._unwatched:
-                await self._rescan.poll(unwatched)
+            if readable := [path for path, loss in self._unwatched.items() if loss is not Loss.ACCESS]:
+                await self._rescan.poll(readable)
 
     @property
     def _unwatched(self) -> dict[bytes, Loss]:
@@ -131,7 +131,7 @@ class WatchKeeper:
                     await asyncio.to_thread(self._watcher.mend)
             except OutboxError:  # it vanished meanwhile, and the next check says so
                 return
-            if self._degraded and Loss.LIMIT not in self._unwatched.values():
+            if self._degraded and {Loss.ACCESS}.issuperset(self._unwatched.values()):
                 self._degraded = False
                 self._log.info("watch.restored", outbox=str(self._outbox.root))
                 self._rescan.request()
@@ -141,12 +141,12 @@ class WatchKeeper:
             self._log.error("watch.lost", reason=reason, error=error, outbox=str(self._outbox.root))
         self.lost = error
 
-    def _degrade(self, error: str, remedy: str) -> None:
+    def _degrade(self, loss: Loss, error: str, remedy: str) -> None:
         """Say that something is polled that was to be watched; once, until all is watched."""
         if not self._degraded:
             self._degraded = True
             text = f"{remedy}; until then it is polled every {self._settings.poll_seconds:g} s"
-            self._log.warning("watch.degraded", reason=str(Loss.LIMIT), error=error, remedy=text)
+            self._log.warning("watch.degraded", reason=str(loss), error=error, remedy=text)
 
     def _on_batch(self, batch: Batch) -> None:
         notice = self._intake.notice
@@ -160,6 +160,8 @@ class WatchKeeper:
         elif loss is Loss.READER:
             self._cause = f"the watcher's thread ended, {detail}"
         elif loss is Loss.LIMIT:
-            self._degrade(detail, f"raise {_LIMITS[errno.ENOSPC]}")
+            self._degrade(loss, detail, f"raise {_LIMITS[errno.ENOSPC]}")
+        elif loss is Loss.WATCH:
+            self._degrade(loss, detail, "see that the kernel can watch it")
         # Of a directory that may not be read, the scan tells that is asked for here.
         self._rescan.request()

@@ -5,7 +5,6 @@ one worker from `take` to `done`; in an outage it keeps its place there, and not
 """
 
 import asyncio
-import errno
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,9 @@ from typing import Final, Protocol
 
 from dropsign.backoff import full_jitter
 from dropsign.config import Service
+from dropsign.descriptors import SHORTAGE
 from dropsign.directory import MovedOnError, OpenDrop
-from dropsign.errors import Fault, SigningError
+from dropsign.errors import Fault, SigningError, is_shortage, unwritable_reason
 from dropsign.failpoints import reach
 from dropsign.grouping import Grouping
 from dropsign.model import Drop, Signature
@@ -47,10 +47,6 @@ LONGEST_DEFERRAL_SECONDS: Final = 600.0
 
 _DEFERRAL_TRIES: Final = 6
 """Where on the backoff a drop starts that waits for someone to mend its file: up to half a minute."""
-
-_DISK_FAULTS: Final = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-)
 
 
 class Feeder(Protocol):
@@ -119,7 +115,10 @@ class Pool:
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._service.concurrency)]
 
     async def stop(self, grace_seconds: float) -> None:
-        """Take no more drops; let what is on its way end within the grace, then cut it short; record it all."""
+        """Take no more drops; let what is on its way end within the grace, then cut it short; record it all.
+
+        A signature that cannot be published for want of room goes into the journal; the next start publishes it.
+        """
         self._stopping = True
         for worker in set(self._workers) - self._busy:
             worker.cancel()
@@ -128,6 +127,7 @@ class Pool:
             for worker in late:
                 worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
+        self._parts.publish.hurry()
         if self._finishing:
             await asyncio.wait(self._finishing, timeout=max(1.0, grace_seconds))
         for task in self._finishing:
@@ -183,8 +183,12 @@ class Pool:
                 if not await self._again(drop, error, began, tries) or self._stopping:
                     return False
             except OSError as error:
-                self._unreadable(drop, error)
-                return False
+                if not is_shortage(error):
+                    self._unreadable(drop, error)
+                    return False
+                shortage = SigningError(Fault.MACHINE, "resources", f"no file can be opened: {SHORTAGE}")
+                if not await self._again(drop, shortage, began, tries) or self._stopping:
+                    return False
             else:
                 finishing = asyncio.create_task(self._finish(drop, signature, seconds))
                 self._finishing.add(finishing)
@@ -249,7 +253,7 @@ class Pool:
 
     async def _again(self, drop: Drop, error: SigningError, began: float, tries: int) -> bool:
         """Put a failed attempt to whoever's account it is; return whether the drop is to be tried again by us."""
-        if error.fault not in {Fault.SERVICE, Fault.CREDENTIALS}:
+        if error.fault in {Fault.ANSWER, Fault.FILE}:
             return self._blame(drop, error)
         if not self._parts.gate.fault(error, began):
             return True  # the gate is closed, and this drop keeps its place before it
@@ -288,11 +292,13 @@ class Pool:
     def _unreadable(self, drop: Drop, error: OSError) -> None:
         self._defer(drop, "unreadable", f"cannot be read: {error.strerror or error}", _DEFERRAL_TRIES)
 
-    def _defer(self, drop: Drop, reason: str, text: str, tries: int) -> None:
+    def _defer(self, drop: Drop, reason: str, text: str, tries: int, *, told: bool = False) -> None:
+        """Have a drop rest; say so, unless the gate has told why already."""
         seconds = full_jitter(tries, 1.0, LONGEST_DEFERRAL_SECONDS, self._random)
         self._parts.journal.defer(drop, time.time() + seconds, reason, text)
         reach("deferred")
-        self._parts.observer.deferred(drop, reason, text, seconds)
+        if not told:
+            self._parts.observer.deferred(drop, reason, text, seconds)
 
     def _fail(self, drop: Drop, reason: str, text: str) -> None:
         if self._error_files:
@@ -302,39 +308,30 @@ class Pool:
         self._parts.observer.failed(drop, reason, text)
 
     async def _finish(self, drop: Drop, signature: Signature, seconds: float) -> None:
-        """Publish and record; the signature in hand is kept until there is room for it."""
+        """Publish and record; a signature that cannot be published is kept in the journal."""
         parts = self._parts
-        moved_on = held = False
+        moved_on = False
         try:
-            while True:
-                try:
-                    await parts.publish(Publication(drop.path, drop.fingerprint, signature.text))
-                except MovedOnError:
-                    moved_on = True
-                    parts.journal.obtained(drop, signature)
-                    reach("outdated")
-                    parts.observer.changed(drop.path)
-                except OSError as error:
-                    if error.errno in _DISK_FAULTS:
-                        held = True
-                        parts.gate.hold("disk", f"cannot write to {parts.outbox.root}: {error.strerror}")
-                        await asyncio.sleep(1.0)
-                        continue
-                    parts.journal.obtained(drop, signature)
-                    self._defer(drop, UNPUBLISHABLE, f"cannot write beside it: {error.strerror}", _DEFERRAL_TRIES)
-                else:
-                    if self._error_files:
-                        parts.outbox.remove_error(drop.path)
-                    parts.journal.sign(drop, signature)
-                    reach("recorded")
-                    parts.observer.signed(drop, signature, seconds)
-                return
+            await parts.publish(Publication(drop.path, drop.fingerprint, signature.text))
+            if self._error_files:
+                parts.outbox.remove_error(drop.path)
+            parts.journal.sign(drop, signature)
+            reach("recorded")
+            parts.observer.signed(drop, signature, seconds)
+        except MovedOnError:
+            moved_on = True
+            parts.journal.obtained(drop, signature)
+            reach("outdated")
+            parts.observer.changed(drop.path)
+        except OSError as error:
+            parts.journal.obtained(drop, signature)
+            told = unwritable_reason(error) is not None
+            text = f"cannot write beside it: {error.strerror}"
+            self._defer(drop, UNPUBLISHABLE, text, _DEFERRAL_TRIES, told=told)
         except Exception as error:  # noqa: BLE001 - a defect must not cost other files their signature
             parts.observer.defect(error)
             self._defer(drop, "defect", f"{type(error).__name__}: {error}", _DEFERRAL_TRIES)
         finally:
-            if held:  # whatever became of it, it is no longer this one that waits for room
-                parts.gate.release("disk")
             self._release(drop, moved_on=moved_on)
 
     # In threads

@@ -212,6 +212,8 @@ class Sandbox:
         private_key = serialization.load_pem_private_key(self.signing.private_key.read_bytes(), None)
         assert isinstance(private_key, ec.EllipticCurvePrivateKey)
         self._private_key = private_key
+        self.is_measured = True
+        """Whether the daemon's part counts for coverage; where it is killed all the time it only costs time."""
         self.daemon: subprocess.Popen[bytes] | None = None
 
     # Configuration
@@ -269,7 +271,12 @@ class Sandbox:
     # The daemon
 
     def start_daemon(
-        self, *, wait: bool = True, environment: dict[str, str] | None = None, prefix: Sequence[str] = ()
+        self,
+        *,
+        wait: bool = True,
+        environment: dict[str, str] | None = None,
+        prefix: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> subprocess.Popen[bytes]:
         """Start the daemon, and wait until it says that it is ready.
 
@@ -277,12 +284,14 @@ class Sandbox:
             wait: wait for that.
             environment: beside this process's own.
             prefix: a command that runs the daemon.
+            options: of `run`.
         """
         before = len(self.events("daemon.ready"))
+        inherited = os.environ if self.is_measured else _UNMEASURED
         with self.daemon_log.open("ab") as log:
             self.daemon = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "dropsign", "--config", str(self.config), "run"],
-                stdout=log, stderr=log, env={**os.environ, **(environment or {})},
+                [*prefix, sys.executable, "-m", "dropsign", "--config", str(self.config), "run", *options],
+                stdout=log, stderr=log, env={**inherited, **(environment or {})},
             )  # fmt: skip
         daemon = self.daemon
 

@@ -67,15 +67,27 @@ def run(arguments: list[str] | None = None) -> int:
         result = app(arguments, prog_name="dropsign", standalone_mode=False)
     except typer.Exit as done:
         return done.exit_code
+    except SystemExit as done:  # what makes shell completion ends so
+        return done.code if isinstance(done.code, int) else ExitCode.DONE
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
-    except ConfigurationError as error:
-        for mistake in error.mistakes:
-            console.complain(mistake)
-        return error.exit_code
-    except DropsignError as error:
-        console.complain(str(error))
-        return error.exit_code
-    except Exception as error:  # noqa: BLE001 - what is no mistake on the command line is raised again
-        return console.usage_error(error)
+    except Exception as error:  # noqa: BLE001 - what is nobody's mistake is raised again
+        return _explain(error)
     return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong, one line for each mistake; return the exit code.
+
+    Raises:
+        Exception: the error itself, if it is a defect of the program.
+    """
+    if isinstance(error, DropsignError):
+        for line in error.mistakes if isinstance(error, ConfigurationError) else [str(error)]:
+            console.complain(line)
+        return error.exit_code
+    if isinstance(error, OSError):
+        name = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        console.complain(f"{name}{error.strerror or error}")
+        return ExitCode.USAGE
+    return console.usage_error(error)

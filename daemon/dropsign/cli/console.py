@@ -8,7 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from dropsign import printable as _text
 from dropsign.errors import ExitCode
+
+printable = _text.printable
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -40,8 +43,3 @@ def print_json(value: Any) -> None:
 def name(path: bytes | os.PathLike[str]) -> str:
     """Return a file name fit for a terminal: what cannot be shown is escaped."""
     return printable(os.fsdecode(path))
-
-
-def printable(text: str) -> str:
-    """Escape what would move the cursor, break the line or cannot be encoded."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

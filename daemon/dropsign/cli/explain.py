@@ -103,7 +103,10 @@ def _rows(
     if record["not_before"]:
         rows.append(("next try", _time(record["not_before"])))
     if record["sha256"]:
-        rows.append(("signed sha256", record["sha256"]))
+        rows.append(("signed", f"{_time(record['signed_at'])}, SHA-256 {record['sha256']}"))
+    if record["service_certificate"]:
+        rows.append(("by service", f"certificate with SHA-256 {record['service_certificate']}"))
+        rows.append(("asked as", f"certificate with serial {record['client_certificate']}"))
     if not running:
         rows.append(("source", "the journal, as no daemon runs"))
     return rows

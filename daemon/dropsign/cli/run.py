@@ -18,7 +18,7 @@ def run(
 ) -> int:
     """Run the daemon in the foreground."""
     from dropsign import config, log, schema
-    from dropsign.cli import console
+    from dropsign.cli import console, streams
     from dropsign.daemon import Daemon
 
     path = config.find(context.obj, os.environ)
@@ -30,4 +30,7 @@ def run(
     async def serve() -> int:
         return await Daemon(path, os.environ, logger, configuration).run()
 
-    return asyncio.run(serve())
+    try:
+        return asyncio.run(serve())
+    finally:
+        streams.forgive()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from dropsign.cli import console
+from dropsign.cli import console, streams
 from dropsign.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def status(
             console.print_json(inquiry.status())
         else:
             console.out.print(_text(inquiry))
-        if not watch:
+        if not watch or streams.is_output_lost():
             return ExitCode.DONE
         time.sleep(_SECONDS)
 

@@ -63,10 +63,13 @@ def _read(path: Path) -> list[bytes]:
     Raises:
         ConfigurationError: it cannot be read.
     """
-    from dropsign.waiting import manifest
+    from dropsign.waiting import paths_in
 
     try:
-        return list(manifest(sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()))
+        if str(path) == "-":
+            return list(paths_in(sys.stdin.buffer))
+        with path.open("rb") as file:
+            return list(paths_in(file))
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror}"
         raise ConfigurationError(msg) from None

@@ -58,6 +58,12 @@ def names(longest: int) -> Finding:
 def state(setup: Setup) -> Iterator[Finding]:
     """Check the journal's directory, which the daemon makes itself where it may."""
     journal = setup.configuration.journal.path
+    if journal.is_dir():
+        yield fail("journal.path", f"{journal} is a directory", f"name a file in it: {journal / 'journal.sqlite3'}")
+        return
+    if journal.resolve().is_relative_to(setup.configuration.outbox.path.resolve()):
+        remedy = "choose a directory of its own; whoever clears the outbox would clear it as well"
+        yield warn("journal.path", f"{journal} lies in the outbox", remedy)
     directory = next(above for above in journal.parents if above.exists())
     if directory != journal.parent and not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         remedy = f"install -d -m 0700 -o dropsign {journal.parent} (systemd's StateDirectory= does it)"
