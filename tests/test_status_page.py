@@ -37,7 +37,9 @@ def browser() -> Iterator[Browser]:
     options = ["gpu", "quic", "background-networking", "component-update", "sync"]
     arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{option}" for option in options)]
     with sync_playwright() as playwright:
-        made = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
+        made = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=arguments, timeout=60_000 * SLOWNESS
+        )
         yield made
         made.close()
 
@@ -49,7 +51,7 @@ class Visit:
         self.troubles: list[str] = []
         self.asked: set[str] = set()
         self.address = f"http://{box.settings['http']['listen']}"
-        self.context = browser.new_context(**options)
+        self.context = browser.new_context(reduced_motion="reduce", **options)
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(60_000 * SLOWNESS)
         self.page.on("console", lambda message: self.troubles.append(message.text))
@@ -70,8 +72,7 @@ class Visit:
         return int(self.page.inner_text(f"#{name}").replace(",", ""))
 
     def colour(self, selector: str) -> tuple[int, int, int]:
-        """Return an element's background as red, green and blue, once it has stopped changing."""
-        self.page.wait_for_timeout(400)
+        """Return an element's background as red, green and blue."""
         text = self.page.eval_on_selector(selector, "element => getComputedStyle(element).backgroundColor")
         red, green, blue = re.findall(r"\d+", text)[:3]
         return int(red), int(green), int(blue)
@@ -158,7 +159,7 @@ def test_on_a_phone_in_the_dark_and_read_aloud(box: Sandbox, browser: Browser) -
     page.wait_for_selector("#failures tbody tr")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     assert max(visit.colour("body")) < 64
-    assert page.get_by_role("status").inner_text().startswith("Gate open")
+    page.get_by_role("status").filter(has_text="Gate open").wait_for()
     assert page.get_by_role("status").get_attribute("aria-live") == "polite"
     page.get_by_role("img", name=re.compile("Signed per second .*")).wait_for()
     assert page.get_by_role("table", name=re.compile("Latency")).get_by_role("columnheader").count() >= 3

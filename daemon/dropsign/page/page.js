@@ -145,10 +145,10 @@ function draw(parent, name, attributes, text) {
   parent.append(made);
 }
 
-// The next of 1, 2, 5, 10, 20 ... above a value, so that the scale does not move with each point.
+// The next round number above a value, so that the scale does not move with each point.
 function scaleAbove(value) {
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((top) => top >= value);
+  return [1, 1.5, 2, 3, 4, 6, 8, 10].map((step) => step * power).find((top) => top >= value);
 }
 
 function showThroughput(throughput) {
