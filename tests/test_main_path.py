@@ -690,5 +690,5 @@ def test_other_content_of_the_same_size_is_noticed_at_once(box: Sandbox) -> None
     replacement = box.directory / "replacement"
     replacement.write_bytes(b"other version")
     replacement.rename(path)
-    wait_until(lambda: not box.sign_of(path).exists(), what="the withdrawal")
-    assert box.events("file.withdrawn")
+    wait_until(lambda: box.events("file.withdrawn"), what="the withdrawal")
+    assert not box.sign_of(path).exists()
