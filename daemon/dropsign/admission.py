@@ -20,6 +20,10 @@ _KINDS: Final = {
 }
 
 
+UNPUBLISHABLE: Final = "unpublishable"
+"""Why a drop rests whose signature is in the history, but could not be written beside it."""
+
+
 class Verdict(StrEnum):
     """What to do about a path that has come to rest."""
 
@@ -97,3 +101,13 @@ def refusal_of(status: os.stat_result, name: bytes, max_bytes: float) -> str | N
     if max_bytes and status.st_size > max_bytes:
         return "too_large"
     return None
+
+
+def is_unpublished(entry: Entry) -> bool:
+    """Tell whether a drop's signature is at hand, and only has to be written beside it."""
+    return entry.state is State.DEFERRED and entry.reason == UNPUBLISHABLE and entry.signature_id is not None
+
+
+def is_given_up(entry: Entry | None) -> bool:
+    """Tell whether a drop is tried again only later, or if someone asks."""
+    return entry is not None and entry.state in {State.FAILED, State.DEFERRED}

@@ -4,11 +4,11 @@ import asyncio
 import time
 from typing import Final
 
-from dropsign.admission import is_adoptable
+from dropsign.admission import UNPUBLISHABLE, is_adoptable
 from dropsign.failpoints import reach
 from dropsign.model import Drop, Entry, Look, Signature, State
 from dropsign.outbox import Publication
-from dropsign.parts import UNPUBLISHABLE, Parts
+from dropsign.parts import Parts
 
 REPUBLISH_SECONDS: Final = 30.0
 """After this time at the latest, a signature that could not be written is tried to be written again."""

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final
 
-from dropsign.admission import Verdict, is_stale, judge
+from dropsign.admission import Verdict, is_given_up, is_stale, is_unpublished, judge
 from dropsign.descriptors import SHORTAGE
 from dropsign.directory import MovedOnError
 from dropsign.errors import is_shortage
@@ -20,7 +20,7 @@ from dropsign.examination import Examiner
 from dropsign.failpoints import reach
 from dropsign.filters import Filters
 from dropsign.model import Drop, Entry, Look, Notice, State
-from dropsign.parts import CHANGED, UNPUBLISHABLE, Parts
+from dropsign.parts import CHANGED, Parts
 from dropsign.scan import Finding
 from dropsign.settle import Settling, is_young
 
@@ -150,7 +150,7 @@ class Intake:
         if self._is_owned(entry.path) or entry.path in self.settling:  # restless: taken when it rests
             return
         self._withdraw_note(entry)
-        if _is_unpublished(entry):  # its signature is at hand; the service is not asked again
+        if is_unpublished(entry):  # its signature is at hand; the service is not asked again
             self._begin_examination(Look(entry.path, entry.fingerprint), entry, found=False)
             return
         drop = Drop(entry.path, entry.fingerprint, attempts, time.time(), self._parts.journal.next_ticket())
@@ -182,9 +182,9 @@ class Intake:
                 self.notice(look.path, Notice.FOUND)
                 if force:
                     self._forced.add(look.path)
-            elif not force and entry is not None and entry.fingerprint == look.fingerprint and _is_unpublished(entry):
+            elif not force and entry is not None and entry.fingerprint == look.fingerprint and is_unpublished(entry):
                 self.requeue(entry)
-            elif look.fingerprint is not None and look.refusal is None and (force or _is_given_up(entry)):
+            elif look.fingerprint is not None and look.refusal is None and (force or is_given_up(entry)):
                 self._withdraw_note(entry)
                 await self._admit(look, entry, found=False)
             else:
@@ -397,11 +397,3 @@ class Intake:
                 done = False
             if not done:
                 await self._admit(look, entry, found=found)
-
-
-def _is_unpublished(entry: Entry) -> bool:
-    return entry.state is State.DEFERRED and entry.reason == UNPUBLISHABLE and entry.signature_id is not None
-
-
-def _is_given_up(entry: Entry | None) -> bool:
-    return entry is not None and entry.state in {State.FAILED, State.DEFERRED}

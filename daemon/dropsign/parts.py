@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from dropsign.gate import Gate
 from dropsign.journal import Journal
@@ -12,12 +12,6 @@ from dropsign.outbox import Outbox
 from dropsign.publishing import Publisher
 from dropsign.signer import Signer
 from dropsign.verifier import Verifier
-
-UNPUBLISHABLE: Final = "unpublishable"
-"""Why a drop rests whose signature is in the history, but could not be written beside it."""
-
-CHANGED: Final = "changed"
-"""Why a drop rests whose file moved on while it was read."""
 
 
 class Observer(Protocol):

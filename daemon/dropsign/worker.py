@@ -14,6 +14,7 @@ from itertools import count
 from random import Random
 from typing import Final, Protocol
 
+from dropsign.admission import UNPUBLISHABLE
 from dropsign.backoff import full_jitter
 from dropsign.config import Service
 from dropsign.descriptors import SHORTAGE
