@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from dropsign.gate import Gate
 from dropsign.journal import Journal
@@ -12,6 +12,9 @@ from dropsign.outbox import Outbox
 from dropsign.publishing import Publisher
 from dropsign.signer import Signer
 from dropsign.verifier import Verifier
+
+CHANGED: Final = "changed"
+"""Why a drop rests whose file moved on while it was read."""
 
 
 class Observer(Protocol):

@@ -25,7 +25,7 @@ from dropsign.grouping import Grouping
 from dropsign.model import Drop, Signature
 from dropsign.outage import LONGEST_RETRY_AFTER_SECONDS
 from dropsign.outbox import Publication
-from dropsign.parts import CHANGED, UNPUBLISHABLE, Parts
+from dropsign.parts import CHANGED, Parts
 from dropsign.signer import Request, SourceError
 
 SMALL: Final = 256 * 1024
