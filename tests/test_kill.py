@@ -17,7 +17,7 @@ import pytest
 from tests.support import evidence
 from tests.support.sandbox import Sandbox, sha256, wait_until
 
-ROUNDS: Final = int(os.environ.get("DROPSIGN_TEST_ROUNDS", "4"))
+ROUNDS: Final = int(os.environ.get("DROPSIGN_TEST_ROUNDS", "3"))
 SEED: Final = int(os.environ.get("DROPSIGN_TEST_SEED", secrets.randbits(32)))
 FRESH: Final = 300
 REWRITTEN: Final = 40
