@@ -74,7 +74,7 @@ def test_one_file_that_always_fails_holds_up_nobody(box: Sandbox, misbehaviour: 
             time.sleep(0.5)
             box.wait_signed(box.drop("newcomer", b"%d" % time.monotonic_ns()))
         wait_until(lambda: box.events("gate.opened"), what="the gate's opening")
-        failing += [box.drop(f"failing {number}", b"failing %d" % number) for number in range(40)]
+        failing += [box.drop(f"failing {number}", b"failing %d" % number) for number in range(8)]
         paths = [box.drop(f"good {number}", b"%d" % number) for number in range(100)]
         box.wait_signed(*paths)
         for path in failing:
