@@ -226,3 +226,38 @@ def test_command_line(tmp_path: Path) -> None:
     lines = done.stderr.splitlines()
     assert len(lines) == 2
     assert all(line.startswith(f"dropsign: {path}: service.") for line in lines)
+
+
+def test_what_python_itself_would_not_read(tmp_path: Path) -> None:
+    """A number of thousands of digits, or brackets within brackets without end, is a mistake like any other."""
+    for value in ("1" * 5000, "[" * 20_000 + "]" * 20_000):
+        (mistake,) = mistakes(tmp_path, f"{MINIMAL}[journal]\nkeep_days = {value}\n")
+        assert mistake.startswith("config.toml: holds a number with too many digits")
+    for value in ("1" * 5000, "[" * 100_000, '["a"', "[[]]"):
+        for key in ("SERVICE__ATTEMPTS", "OUTBOX__SETTLE_SECONDS", "HTTP__LISTEN"):
+            (mistake,) = mistakes(tmp_path, MINIMAL, **{f"DROPSIGN_{key}": value})
+            assert mistake.startswith(f"$DROPSIGN_{key}: ")
+            assert len(mistake) < 200
+    (mistake,) = mistakes(tmp_path, MINIMAL, DROPSIGN_OUTBOX__INCLUDE="[" * 100_000)
+    assert mistake.startswith("$DROPSIGN_OUTBOX__INCLUDE: outbox.include: must be a valid list")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("outbox.max_file_mib", "1e308"), ("outbox.settle_seconds", "1e300"), ("daemon.grace_seconds", "1e308"),
+        ("service.timeout_seconds", "1e20"), ("journal.keep_days", "9223372036854775807"),
+        ("service.memory_mib", "9223372036854775807"), ("tls.authority", '"~no-such-user/ca.pem"'),
+    ],
+)  # fmt: skip
+def test_values_beyond_all_bounds(tmp_path: Path, key: str, value: str) -> None:
+    """What no sum could be made with is refused by name."""
+    section, _, name = key.partition(".")
+    text = f"{name} = {value}\n"
+    text = (
+        MINIMAL.replace(f"[{section}]\n", f"[{section}]\n{text}")
+        if section in MINIMAL
+        else f"{MINIMAL}[{section}]\n{text}"
+    )
+    (mistake,) = mistakes(tmp_path, text)
+    assert mistake.startswith(f"config.toml: {key}: ")

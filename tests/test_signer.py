@@ -630,17 +630,17 @@ def test_time_limit_is_for_progress_not_for_the_size(site: Site) -> None:
         left = esauth.body_length(size)
         while left:
             left -= len(await reader.read(65536))
-            await asyncio.sleep(0.0025)
+            await asyncio.sleep(0.008)
         writer.write(signed())
         await writer.drain()
 
     async def scenario() -> None:
-        async with site.peer(slow) as peer, site.signer(peer.port, timeout_seconds=0.6) as signer:
+        async with site.peer(slow) as peer, site.signer(peer.port, timeout_seconds=2) as signer:
             with opened(path) as drop:
                 request = await asyncio.to_thread(signer.prepare_stream, drop.read_at, size, never)
                 started = time.monotonic()
                 await signer.send(request)
-                assert time.monotonic() - started > 0.7, "too fast to show anything"
+                assert time.monotonic() - started > 2.1, "too fast to show anything"
 
     site.run(scenario)
 

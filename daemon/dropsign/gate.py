@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -53,13 +53,14 @@ class Gate:
         self._policy = policy
         self._pace = pace
         self._inside = 0
-        self._before_gate = 0
+        self._before_gate: list[object] = []
+        self._probing = False
+        self._stirred = asyncio.Event()
         self._next_summary = 0.0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._on_closed = on_closed
         self._on_opened = on_opened
         self._before_probe = before_probe
-        self._turn = asyncio.Lock()
         self._open = asyncio.Event()
         self._open.set()
         self._held: dict[Hashable, Closed] = {}
@@ -102,7 +103,7 @@ class Gate:
         finally:
             self._inside -= 1
             if probing:
-                self._turn.release()
+                self._end_probe()
             self._call_in()
 
     @property
@@ -142,40 +143,45 @@ class Gate:
                     raise
 
     async def _enter_closed(self, path: bytes | None) -> bool:
-        self._before_gate += 1
+        """Wait until a probe may go, and return true, or until the gate opens.
+
+        Of all who wait the one that came last probes, unless it failed before: should the service fail with some
+        files alone, that finds one that it does not fail with.
+        """
+        place = object()
+        self._before_gate.insert(0 if self._policy.has_failed(path) else len(self._before_gate), place)
         try:
-            return await self._take_turn(path)
-        finally:
-            self._before_gate -= 1
-
-    async def _take_turn(self, path: bytes | None) -> bool:
-        while not self._open.is_set():
-            await self._turn.acquire()
-            try:
-                if await self._wait_for_probe(path):
-                    await self._before_probe()
+            while not self._open.is_set():
+                wait = 1.0 if self._held else self._policy.wait(path, time.monotonic())
+                is_next = not self._probing and self._before_gate[-1] is place
+                if is_next and wait <= 0:
+                    await self._begin_probe()
                     return True
-            except BaseException:
-                self._turn.release()
-                raise
-            self._turn.release()
+                # Looked at now and then: what holds the gate shut may be over while the service's outage is not.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(wait, 1.0) if is_next else 1.0):
+                        await self._stirred.wait()
+        finally:
+            self._before_gate.remove(place)
+            self._stir()
         return False
 
-    async def _wait_for_probe(self, path: bytes | None) -> bool:
-        """Wait until the gate opens, or others should have their turn first, or until a probe may go."""
-        while not self._open.is_set():
-            wait = None if self._held else self._policy.wait(path, time.monotonic())
-            if wait is not None and wait <= 0:
-                return True
-            if self._before_gate > 1 and self._policy.is_sole(path):
-                return False
-            try:
-                # Woken now and then: what holds the gate shut may be over while the service's outage is not.
-                async with asyncio.timeout(1.0 if wait is None else min(wait, 1.0)):
-                    await self._open.wait()
-            except TimeoutError:
-                continue
-        return False
+    async def _begin_probe(self) -> None:
+        self._probing = True
+        try:
+            await self._before_probe()
+        except BaseException:
+            self._end_probe()
+            raise
+
+    def _end_probe(self) -> None:
+        self._probing = False
+        self._stir()
+
+    def _stir(self) -> None:
+        """Have all who wait before the closed gate look again."""
+        self._stirred.set()
+        self._stirred = asyncio.Event()
 
     def fault(self, error: SigningError, began: float = 0.0, path: bytes | None = None) -> bool:
         """Take in a fault that is the service's or the credentials'.
@@ -277,5 +283,6 @@ class Gate:
     def _reopen(self, ended: Closed | None) -> None:
         if ended is not None and not self._held and self._outage is None:
             self._open.set()
+            self._stir()
             self._call_in()
             self._on_opened(replace(ended, since=self._since), max(0.0, time.time() - self._since))

@@ -26,16 +26,24 @@ LARGE: Final = 8 * 1024 * 1024
 class LocalQueue:
     """First come, first served, in each lane."""
 
-    def __init__(self, backlog: Backlog, last_ticket: int, slow_at_once: Callable[[], int] = lambda: ROOM) -> None:
+    def __init__(
+        self,
+        backlog: Backlog,
+        last_ticket: int,
+        slow_at_once: Callable[[], int] = lambda: ROOM,
+        newest_first: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Begin with what the journal holds.
 
         Args:
             backlog: it.
             last_ticket: the highest in there; 0 when nothing waits.
             slow_at_once: asked how many drops that are large or failed before may be taken and not done, just now.
+            newest_first: asked whether small drops are to be taken from the end, just now.
         """
         self._backlog = backlog
         self._slow_at_once = slow_at_once
+        self._newest_first = newest_first
         self._small: deque[Drop] = deque()
         self._large: deque[Drop] = deque()
         self._failed: list[tuple[float, int, Drop]] = []
@@ -73,6 +81,11 @@ class LocalQueue:
                 await self._changed.wait()
         return drop
 
+    @property
+    def has_fresh(self) -> bool:
+        """Tell whether drops wait that have not been taken yet."""
+        return bool(self._small or self._large) or self._loaded < self._last
+
     def put_back(self, drop: Drop, seconds: float) -> bool:
         """Have a drop that was taken, and failed, taken again after some seconds; false if too many wait like that."""
         if len(self._failed) >= ROOM:
@@ -108,7 +121,9 @@ class LocalQueue:
                 drop = self._large.popleft()
                 self._slow.add(drop.path)
                 return drop
-        return self._small.popleft() if self._small else None
+        if not self._small:
+            return None
+        return self._small.pop() if self._newest_first() else self._small.popleft()
 
     async def _refill(self) -> None:
         """Load the next drops that wait in the journal alone."""

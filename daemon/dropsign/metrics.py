@@ -17,6 +17,7 @@ GATE_REASONS: Final = (
     "disk",
     "journal",
     "outbox",
+    "resources",
 )
 """Why the gate may be closed; docs/why-not-signed.md says what to do about each."""
 

@@ -99,9 +99,9 @@ class OutagePolicy:
         """Let a probe go as soon as the service has not asked otherwise."""
         self.next_probe = min(self.next_probe, max(now, self._asked_until))
 
-    def is_sole(self, path: bytes | None) -> bool:
-        """Tell whether all faults of this outage came from this file."""
-        return path is not None and path == self._sole
+    def has_failed(self, path: bytes | None) -> bool:
+        """Tell whether this file met a fault that may be its own, and was not answered since."""
+        return path in self._failed_since
 
     def is_own(self, path: bytes, last_answer: float, now: float) -> bool:
         """Take in a fault of one file; return whether others were answered since it first failed."""

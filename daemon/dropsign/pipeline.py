@@ -82,7 +82,7 @@ class Pipeline:
             on_opened=listeners.gate_opened,
             before_probe=listeners.before_probe,
         )
-        self.queue = LocalQueue(doors.journal, doors.journal.last_ticket, self._slow_at_once)
+        self.queue = LocalQueue(doors.journal, doors.journal.last_ticket, self._slow_at_once, self._is_out)
         self.parts = Parts(
             outbox=doors.outbox,
             journal=doors.journal,
@@ -107,6 +107,9 @@ class Pipeline:
         """Return how many requests may be large files' or retries: a quarter of what it bears is for others."""
         limit = self.gate.limit
         return max(1, limit - max(1, limit // 4))
+
+    def _is_out(self) -> bool:
+        return self.gate.closed is not None
 
     def on_journal_trouble(self, trouble: Trouble | None) -> None:
         """Hold the gate shut while the journal cannot be used; None says that it can."""

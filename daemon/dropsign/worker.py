@@ -267,12 +267,14 @@ class Pool:
         if error.fault in {Fault.ANSWER, Fault.FILE}:
             self._blame(drop, error)
             return False
+        queue = self._parts.queue
         if not self._parts.gate.fault(error, began, drop.path):
-            return True  # the gate is closed, and this drop keeps its place before it
+            # The gate is closed, and this drop keeps its place before it, unless another may do better as a probe.
+            return None if error.passing and queue.has_fresh and queue.put_back(drop, 0) else True
         drop.failures += 1
         pause = full_jitter(drop.failures, _BLIP_SECONDS, _LONGEST_BLIP_SECONDS, self._random)
         pause = max(pause, min(error.retry_after or 0.0, LONGEST_RETRY_AFTER_SECONDS))
-        if drop.failures <= BLIPS_MOST and self._parts.queue.put_back(drop, pause):
+        if drop.failures <= BLIPS_MOST and queue.put_back(drop, pause):
             return None
         self._defer(drop, error.reason, str(error), _DEFERRAL_TRIES)
         return False

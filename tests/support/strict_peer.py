@@ -50,9 +50,32 @@ http {{
 class StrictPeer:
     """The running pair, at the port where a sandbox's configuration looks for the service."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, nginx: str, configuration: str, port: int) -> None:
         self.log = directory / "backend.jsonl"
         self.error_log = directory / "error.log"
+        self._nginx = nginx
+        self._usual = configuration
+        self._file = directory / "nginx.conf"
+        self._port = port
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def serve(self, changes: dict[str, str] | None = None) -> None:
+        """Start nginx, or start it again, with some texts of its usual configuration replaced."""
+        self.stop()
+        text = self._usual
+        for usual, other in (changes or {}).items():
+            assert usual in text
+            text = text.replace(usual, other)
+        self._file.write_text(text)
+        self._process = subprocess.Popen([self._nginx, "-c", str(self._file), "-e", str(self.error_log)])
+        wait_until(lambda: _listens(self._port), what=f"nginx; {self.error_log} says why not")
+
+    def stop(self) -> None:
+        """Stop nginx at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
     def requests(self) -> list[dict[str, Any]]:
         """Return what the backend noted of each request."""
@@ -75,29 +98,24 @@ def strict_peer(box: Sandbox, nginx: str) -> Iterator[StrictPeer]:
     box.stop_service()
     directory = box.directory / "nginx"
     directory.mkdir()
-    peer = StrictPeer(directory)
     backend_port = free_port()
-    configuration = directory / "nginx.conf"
-    configuration.write_text(
-        _NGINX.format(
-            directory=directory,
-            backend=backend_port,
-            port=box.port,
-            certificate=box.server.certificate,
-            private_key=box.server.private_key,
-            authority=box.authority.certificate,
-        )
+    configuration = _NGINX.format(
+        directory=directory,
+        backend=backend_port,
+        port=box.port,
+        certificate=box.server.certificate,
+        private_key=box.server.private_key,
+        authority=box.authority.certificate,
     )
+    peer = StrictPeer(directory, nginx, configuration, box.port)
     script = Path(__file__).parent / "strict_backend.py"
     arguments = [backend_port, box.signing.private_key, APP_KEY, box.secret_file, peer.log]
-    processes = [
-        subprocess.Popen([sys.executable, str(script), *map(str, arguments)]),
-        subprocess.Popen([nginx, "-c", str(configuration), "-e", str(peer.error_log)]),
-    ]
+    backend = subprocess.Popen([sys.executable, str(script), *map(str, arguments)])
     try:
-        wait_until(lambda: _listens(backend_port) and _listens(box.port), what="nginx and its backend")
+        wait_until(lambda: _listens(backend_port), what="the backend")
+        peer.serve()
         yield peer
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        peer.stop()
+        backend.kill()
+        backend.wait()
