@@ -3,7 +3,7 @@
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,16 @@ def require_part(name: str) -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under CI a skipped test has failed, unless it says of itself that it may be."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true" and item.get_closest_marker("may_be_skipped") is None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, and that is a failure under CI: {report.longrepr}"
+    return report
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
