@@ -223,9 +223,11 @@ class Signer:
         except OSError:
             is_cut = True
         finally:
-            version = writer.get_extra_info("ssl_object").version()
+            tls: ssl.SSLObject = writer.get_extra_info("ssl_object")
+            # In TLS 1.3 a server sends tickets as soon as it has accepted the client.
+            is_accepted = tls.version() != "TLSv1.3" or (tls.session is not None and tls.session.has_ticket)
             writer.close()
-        if is_cut and version == "TLSv1.3":
+        if is_cut and not is_accepted:
             raise tlserrors.refusal_in_silence()
         if is_cut:
             raise SigningError(Fault.SERVICE, "unreachable", "the service closes the connection after the handshake")
@@ -257,13 +259,8 @@ class Signer:
         except SourceError:
             raise
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-            if isinstance(cause := _cause(error, SourceError), SourceError):
-                raise cause from cause.__cause__
-            lost = self._lost(error)
-            if lost.passing and not way.is_answered and not isinstance(error, TimeoutError):
-                lost.stale = not way.is_new
-                lost = await self._explain_cut(lost) if way.is_new else lost
-            raise lost from error
+            # Never by a name: the error would hold this frame, and this frame the error, and both the request.
+            raise await self._explain(error, way)  # noqa: B904 - it has its cause
         self._note_date(response)
         retry_after = response.headers.get("Retry-After")
         text = signature_in(response.status, answer, retry_after, self.clock_skew_seconds)
@@ -303,13 +300,23 @@ class Signer:
             deadline.reschedule(loop.time() + self._service.timeout_seconds)
         yield esauth.BODY_TAIL
 
-    async def _explain_cut(self, lost: SigningError) -> SigningError:
-        """Find out whether a service that cuts a new connection does so because it refuses our certificate."""
-        try:
-            await self.handshake(patience=_CUT_PATIENCE_SECONDS)
-        except SigningError as error:
-            if error.fault is Fault.CREDENTIALS:
-                return error
+    async def _explain(self, error: Exception, way: _Way) -> SigningError | SourceError:
+        """Say why a request got no answer."""
+        if isinstance(source := _cause(error, SourceError), SourceError):
+            again = SourceError(str(source))
+            again.__cause__ = source.__cause__
+            return again
+        lost = self._lost(error)
+        lost.__cause__ = error
+        if not lost.passing or way.is_answered or isinstance(error, TimeoutError):
+            return lost
+        lost.stale = not way.is_new
+        if way.is_new:  # it may be that the service refuses our certificate
+            try:
+                await self.handshake(patience=_CUT_PATIENCE_SECONDS)
+            except SigningError as found:
+                if found.fault is Fault.CREDENTIALS:
+                    return found
         return lost
 
     def _lost(self, error: Exception, *, connecting: bool = False) -> SigningError:
