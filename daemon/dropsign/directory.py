@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 import threading
 from pathlib import Path
 from typing import Final, Self
@@ -20,6 +21,10 @@ ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 _NO_NAMES: Final = frozenset({b"", b".", b".."})
 """What in a path leads nowhere, or up; no name in a directory."""
+
+
+SIGNATURE_MAX: Final = 64 * 1024
+"""No signature is longer; a FILE.sign that is, is none."""
 
 
 class MovedOnError(OutboxError):
@@ -150,6 +155,34 @@ _UNUSUAL: Final = re.compile(rb"\\([0-7]{3})")
 
 def _as_byte(escape: re.Match[bytes]) -> bytes:
     return bytes([int(escape[1], 8)])
+
+
+def signed_at(directory: int, name: bytes) -> int | None:
+    """Return a signature's modification time; None where there is none: a directory of that name is none."""
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return None
+    return None if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns
+
+
+def read_signature(directory: int, name: bytes) -> bytes | None:
+    """Return the content of a FILE.sign; None where there is none that could be a signature."""
+    try:
+        fd = os.open(name, READ, dir_fd=directory)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        text = os.read(fd, SIGNATURE_MAX + 1)
+        os.fsync(fd)
+        os.fsync(directory)
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return text if 0 < len(text) <= SIGNATURE_MAX else None
 
 
 def has_writer(directory: int, name: bytes) -> bool | None:

@@ -36,13 +36,12 @@ from dropsign.directory import (
     OpenDrop,
     has_writer,
     moved_if_absent,
+    read_signature,
+    signed_at,
 )
 from dropsign.failpoints import reach
 from dropsign.model import ERROR_SUFFIX, SIGN_SUFFIX, Fingerprint, Look
 from dropsign.root import Root
-
-SIGNATURE_MAX: Final = 64 * 1024
-"""No signature is longer; a FILE.sign that is, is none."""
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -105,7 +104,7 @@ class Outbox(Root):
             if (refusal := refusal_of(status, name, self.max_bytes)) is not None:
                 return Look(path, None if stat.S_ISDIR(status.st_mode) else fingerprint, refusal)
             writer = has_writer(directory, name) if closely else None
-            return Look(path, fingerprint, None, writer, _mtime(directory, name + SIGN_SUFFIX))
+            return Look(path, fingerprint, None, writer, signed_at(directory, name + SIGN_SUFFIX))
         except OSError as error:
             return Look(path) if error.errno in ABSENT else error
 
@@ -171,7 +170,7 @@ class Outbox(Root):
                 if beside is None:
                     return None
                 raise moved_if_absent(error, path) from None
-            text = _read_signature(directory, name + SIGN_SUFFIX)
+            text = read_signature(directory, name + SIGN_SUFFIX)
             if text is None and beside is not None:  # by one descriptor, wherever the directory is moved meanwhile
                 self._same(directory, name, path, beside)
             return text
@@ -301,34 +300,6 @@ class Outbox(Root):
                 return os.stat(name + ERROR_SUFFIX, dir_fd=directory, follow_symlinks=False).st_size > 0
         except OSError:
             return False
-
-
-def _mtime(directory: int, name: bytes) -> int | None:
-    """Return a signature's modification time; None where there is none: a directory of that name is none."""
-    try:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except OSError:
-        return None
-    return None if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns
-
-
-def _read_signature(directory: int, name: bytes) -> bytes | None:
-    """Return the content of a FILE.sign; None where there is none that could be a signature."""
-    try:
-        fd = os.open(name, READ, dir_fd=directory)
-    except OSError:
-        return None
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        text = os.read(fd, SIGNATURE_MAX + 1)
-        os.fsync(fd)
-        os.fsync(directory)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return text if 0 < len(text) <= SIGNATURE_MAX else None
 
 
 def _explained(error: Exception) -> Exception:
