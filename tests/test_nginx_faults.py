@@ -10,6 +10,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from cryptography.x509.oid import NameOID
 
 from dropsign.embedded.authority import Authority
 from tests.conftest import require_part
@@ -58,9 +59,9 @@ def _expired(box: Sandbox) -> dict[str, str]:
 def _other_host(box: Sandbox) -> dict[str, str]:
     key = load_pem_private_key(box.server.private_key.read_bytes(), None)
     ours = box.authority._own
-    now = datetime.now(UTC)
+    now, name = datetime.now(UTC), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "elsewhere.example.com")])
     issued = (
-        x509.CertificateBuilder(ours.subject, ours.subject, key.public_key(), x509.random_serial_number())  # type: ignore[arg-type]
+        x509.CertificateBuilder(ours.subject, name, key.public_key(), x509.random_serial_number())  # type: ignore[arg-type]
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName("elsewhere.example.com")]), critical=False)

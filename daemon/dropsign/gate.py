@@ -90,13 +90,14 @@ class Gate:
         return True
 
     @asynccontextmanager
-    async def passage(self, path: bytes | None = None) -> AsyncIterator[None]:
+    async def passage(self, path: bytes | None = None, *, failed: bool = False) -> AsyncIterator[None]:
         """Wait until a request may be made: as many at a time as the service bears, one while the gate is closed.
 
         Args:
             path: of the file that it is for; None for a trial.
+            failed: it has failed before.
         """
-        probing = await self._enter(path)
+        probing = await self._enter(path, failed or self._policy.has_failed(path))
         self._inside += 1
         try:
             yield
@@ -125,11 +126,11 @@ class Gate:
         """Requests that may begin now, while the gate is open."""
         return self._pace.limit - self._inside if time.monotonic() >= self._pace.resumes else 0
 
-    async def _enter(self, path: bytes | None) -> bool:
+    async def _enter(self, path: bytes | None, failed: bool) -> bool:  # noqa: FBT001 - handed on by position
         """Wait for one's turn; return whether it is a probe's."""
         while True:
             if not self._open.is_set():
-                if await self._enter_closed(path):
+                if await self._enter_closed(path, failed):
                     return True
             elif self._room > 0:
                 return False
@@ -142,14 +143,14 @@ class Gate:
                     self._call_in()  # the place that was given to us, if one was, is another's now
                     raise
 
-    async def _enter_closed(self, path: bytes | None) -> bool:
+    async def _enter_closed(self, path: bytes | None, failed: bool) -> bool:  # noqa: FBT001 - as above
         """Wait until a probe may go, and return true, or until the gate opens.
 
         Of all who wait the one that came last probes, unless it failed before: should the service fail with some
         files alone, that finds one that it does not fail with.
         """
         place = object()
-        self._before_gate.insert(0 if self._policy.has_failed(path) else len(self._before_gate), place)
+        self._before_gate.insert(0 if failed else len(self._before_gate), place)
         try:
             while not self._open.is_set():
                 wait = 1.0 if self._held else self._policy.wait(path, time.monotonic())

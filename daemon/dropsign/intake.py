@@ -154,7 +154,7 @@ class Intake:
             self._begin_examination(Look(entry.path, entry.fingerprint), entry, found=False)
             return
         drop = Drop(entry.path, entry.fingerprint, attempts, time.time(), self._parts.journal.next_ticket())
-        drop.failures = int(entry.state is State.DEFERRED and entry.reason != CHANGED)
+        drop.failures = int(entry.reason != CHANGED)
         self._parts.journal.queue(drop)
         reach("retried")
         self._parts.queue.put(drop)

@@ -39,7 +39,7 @@ class LocalQueue:
             backlog: it.
             last_ticket: the highest in there; 0 when nothing waits.
             slow_at_once: asked how many drops that are large or failed before may be taken and not done, just now.
-            newest_first: asked whether small drops are to be taken from the end, just now.
+            newest_first: asked whether small drops go before those that failed, from the last on, just now.
         """
         self._backlog = backlog
         self._slow_at_once = slow_at_once
@@ -109,10 +109,10 @@ class LocalQueue:
 
     def _next(self) -> Drop | None:
         """Take the drop whose turn it is; None when there is none that may be taken."""
-        most = self._slow_at_once()
+        most, newest_first = self._slow_at_once(), self._newest_first()
         if len(self._slow) < most:
             is_due = bool(self._failed) and self._failed[0][0] <= time.monotonic()
-            if is_due and len(self._retried) < max(1, most // 2):
+            if is_due and not (newest_first and self._small) and len(self._retried) < max(1, most // 2):
                 drop = heapq.heappop(self._failed)[2]
                 self._retried.add(drop.path)
                 self._slow.add(drop.path)
@@ -123,7 +123,7 @@ class LocalQueue:
                 return drop
         if not self._small:
             return None
-        return self._small.pop() if self._newest_first() else self._small.popleft()
+        return self._small.pop() if newest_first else self._small.popleft()
 
     async def _refill(self) -> None:
         """Load the next drops that wait in the journal alone."""

@@ -175,7 +175,7 @@ class Pool:
         for tries in count(1):
             began = time.monotonic()
             try:
-                async with self._parts.gate.passage(drop.path):
+                async with self._parts.gate.passage(drop.path, failed=tries > 1 or drop.failures > 0):
                     began = time.monotonic()
                     with self._asking():
                         signature, seconds = await self._attempt(drop)
@@ -184,23 +184,24 @@ class Pool:
                 # Should it be the same version after all, as where a file system's attributes lag, it is taken again.
                 self._parts.journal.defer(drop, time.time() + _CHANGED_SECONDS, CHANGED, "changed while it was read")
                 return True
-            except SigningError as error:
-                if error.stale and tries <= STALE_MOST and not self._stopping:
-                    continue
-                if not (again := self._again(drop, error, began)) or self._stopping:
-                    return again
             except OSError as error:
                 if not is_shortage(error):
                     self._unreadable(drop, error)
                     return False
-                shortage = SigningError(Fault.MACHINE, "resources", f"no file can be opened: {SHORTAGE}")
-                if not (again := self._again(drop, shortage, began)) or self._stopping:
-                    return again
+                failure = SigningError(Fault.MACHINE, "resources", f"no file can be opened: {SHORTAGE}")
+            except SigningError as error:
+                failure = error
             else:
                 finishing = asyncio.create_task(self._finish(drop, signature, seconds))
                 self._finishing.add(finishing)
                 finishing.add_done_callback(self._finishing.discard)
                 return None
+            if failure.stale and tries <= STALE_MOST and not self._stopping:
+                continue
+            if (again := self._again(drop, failure, began)) is None:
+                return None
+            if not again or self._stopping:
+                return False
         return False
 
     async def _attempt(self, drop: Drop) -> tuple[Signature, float]:
@@ -299,7 +300,7 @@ class Pool:
 
     def _send_to_the_end(self, drop: Drop) -> None:
         """Queue a refused drop again, so that the next probe is another file's: it may be these files' fault."""
-        again = replace(drop, ticket=self._parts.journal.next_ticket())
+        again = replace(drop, ticket=self._parts.journal.next_ticket(), failures=drop.failures + 1)
         self._parts.journal.queue(again)
         self._parts.queue.put(again)
 
