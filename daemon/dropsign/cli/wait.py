@@ -98,6 +98,8 @@ def _cause(inquiry: "Inquiry") -> str:
         status = inquiry.status()
     except DropsignError as error:
         return str(error)
+    if not status["running"]:
+        return "no daemon runs; start it: systemctl start dropsign"
     gate = status["gate"]
     if gate["closed"]:
         return f"the gate is closed: {gate['reason']}: {gate['detail']}; {gate_remedy(gate['reason'])}"
