@@ -101,7 +101,6 @@ def test_everything_is_signed_and_verified(directory: Path) -> None:
     assert processes(str(directory)) == []
 
 
-@pytest.mark.timeout(240)
 def test_keep_leaves_it_running(directory: Path) -> None:
     """With --keep all goes on until Ctrl-C: files are signed, what is printed works as it stands, the end is 0."""
     demo = start(directory, "--keep")

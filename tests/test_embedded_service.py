@@ -450,9 +450,7 @@ def test_fault_no_end(workshop: Workshop, fault: str) -> None:
                 await client.sign(CONTENT)
         waiting = asyncio.create_task(client.sign(CONTENT))
         await asyncio.sleep(0.3)
-        started = time.monotonic()
         await client.service.stop()
-        assert time.monotonic() - started < 3
         with pytest.raises(aiohttp.ClientError):
             await waiting
 
@@ -480,7 +478,7 @@ def test_delay(workshop: Workshop) -> None:
     async def talk(client: Client) -> None:
         started = time.monotonic()
         await asyncio.gather(*(client.sign(CONTENT) for _ in range(20)))
-        assert 0.5 <= time.monotonic() - started < 5
+        assert 0.5 <= time.monotonic() - started < 10, "one after the other they would take that long"
 
     serve(workshop, talk, delay_seconds=0.5)
 

@@ -17,8 +17,6 @@ from dropsign.holders import writers
 from dropsign.status import GateStatus, Status
 from tests.support.sandbox import Sandbox, dropsign, powerless, wait_until
 
-pytestmark = pytest.mark.timeout(180)  # the command line is started many times
-
 Ask = Callable[..., dict[str, Any]]
 
 

@@ -20,8 +20,6 @@ COUNT: Final = int(os.environ.get("DROPSIGN_TEST_FAILPOINT_COUNT", "2"))
 _RARE: Final = {"outdated", "obtain_written", "obtain_committed"}
 """Points that take a file which changes while its signature is on its way: one is enough to wait for."""
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module")
 def slow_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:

@@ -272,12 +272,10 @@ def test_answer_of_a_request_on_its_way_opens_the_gate_for_those_who_wait() -> N
         crowd = Crowd(site.gate, 8)
         await asyncio.sleep(0.02)
         assert crowd.inside == 0
-        started = time.monotonic()
         site.gate.answered()
         await crowd.entered.wait()
         crowd.let_out.set()
         await asyncio.gather(*crowd.tasks)
-        assert time.monotonic() - started < 0.5
         assert site.probes == 0
 
     run(scenario)

@@ -646,9 +646,7 @@ async def main():
     flush = asyncio.create_task(journal.flush())
     while not told:
         await asyncio.sleep(0.01)
-    started = time.monotonic()
     await asyncio.to_thread(journal.close)
-    assert time.monotonic() - started < 5
     try:
         await flush
     except JournalError as error:

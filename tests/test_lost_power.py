@@ -24,7 +24,7 @@ STATES: Final = int(os.environ.get("DROPSIGN_TEST_STATES", "3"))
 _FRAME_HEADER: Final = 24
 """Bytes before each page in SQLite's write-ahead log; four of them tell whether the page ends a transaction."""
 
-pytestmark = [pytest.mark.strace, pytest.mark.timeout(180), pytest.mark.slow]
+pytestmark = [pytest.mark.strace, pytest.mark.slow]
 
 
 @dataclass

@@ -100,7 +100,6 @@ FAULTS: Final[list[tuple[Callable[[Sandbox], dict[str, str]], str, str]]] = [
 
 @pytest.mark.nginx
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_each_fault_has_its_reason(box: Sandbox) -> None:
     """The gate closes with the fault's own reason; nothing is charged or sent elsewhere, all is signed afterwards."""
     with strict_peer(box, require_part("nginx")) as peer:
@@ -131,7 +130,6 @@ def _is_closed_for(box: Sandbox, reason: str) -> bool:
 
 
 @pytest.mark.nginx
-@pytest.mark.timeout(120)
 def test_file_that_is_too_large_for_nginx(box: Sandbox) -> None:
     """A 413 in the middle of the upload is the file's own, is final, and keeps status and reason; others are signed."""
     with strict_peer(box, require_part("nginx")) as peer:
@@ -147,7 +145,6 @@ def test_file_that_is_too_large_for_nginx(box: Sandbox) -> None:
 
 
 @pytest.mark.nginx
-@pytest.mark.timeout(120)
 def test_nginx_that_closes_connections_all_the_time(box: Sandbox) -> None:
     """Connections that end after every other request, or by a restart between two files, cost nobody anything."""
     with strict_peer(box, require_part("nginx")) as peer:

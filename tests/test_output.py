@@ -37,7 +37,7 @@ def test_output_that_cannot_be_written(box: Sandbox) -> None:
     loose = box.directory / "loose"
     loose.write_bytes(b"loose")
     verbs = [
-        "--help", "--version", "--show-completion", "status", "status --json", "check", "check --json", verify,
+        "--help", "--version", "--show-completion bash", "status", "status --json", "check", "check --json", verify,
         f"{verify} --json", f"sign --dry-run {loose}", f"sign --force {loose}",
         f"keygen --subject x --out {box.directory / 'new'}",
     ]  # fmt: skip

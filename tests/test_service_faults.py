@@ -32,7 +32,6 @@ def _assert_in_words(box: Sandbox) -> None:
     assert not [line for line in told if RIDDLES.search(line.get("error", ""))]
 
 
-@pytest.mark.timeout(150)
 def test_each_fault_has_its_reason_in_words(box: Sandbox) -> None:
     """The gate closes with the fault's own reason, in plain words; nothing is charged, all is signed afterwards."""
     box.configure("service", timeout_seconds=1)
@@ -62,7 +61,6 @@ def test_each_fault_has_its_reason_in_words(box: Sandbox) -> None:
 
 
 @pytest.mark.parametrize("misbehaviour", [unavailable, reset, hang, close_in_the_answer])
-@pytest.mark.timeout(150)
 def test_one_file_that_always_fails_holds_up_nobody(box: Sandbox, misbehaviour: Misbehaviour) -> None:
     """Alone, it may close the gate, once; what is dropped afterwards is signed at once, and it stays uncharged."""
     box.configure("service", timeout_seconds=1)
@@ -89,7 +87,6 @@ def test_one_file_that_always_fails_holds_up_nobody(box: Sandbox, misbehaviour: 
     _assert_in_words(box)
 
 
-@pytest.mark.timeout(120)
 def test_overloaded_service_settles(box: Sandbox) -> None:
     """A service that bears 8 requests at a time is asked for about 8; under 5 % are refused, and status shows it."""
     box.stop_service()
@@ -141,7 +138,6 @@ def test_empty_signature(box: Sandbox) -> None:
         assert not box.sign_of(path).exists()
 
 
-@pytest.mark.timeout(120)
 def test_slow_loris_and_ten_mebibytes(box: Sandbox) -> None:
     """An answer that drips for ever is cut off by the time limit; one of 10 MiB costs no memory to speak of."""
     box.configure("service", timeout_seconds=2)
@@ -166,7 +162,6 @@ def _all_deferred(box: Sandbox, number: int) -> bool:
     return len({line["path"] for line in box.events("file.deferred")}) == number
 
 
-@pytest.mark.timeout(120)
 def test_client_certificate_that_the_service_refuses(box: Sandbox) -> None:
     """A service that cuts us off after the handshake, without the alert, is found to refuse our certificate."""
     foreign = Authority(box.directory / "foreign")

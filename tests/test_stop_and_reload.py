@@ -38,7 +38,6 @@ def _assert_untroubled(box: Sandbox, *paths: Path) -> None:
     assert not [line for line in box.log() if line["event"] in {"file.failed", "file.deferred", "gate.closed"}]
 
 
-@pytest.mark.timeout(150)
 def test_stop_in_the_middle_of_a_thousand_requests(box: Sandbox) -> None:
     """What is on its way ends, is published and recorded; the rest waits uncharged, and the next start signs it."""
     box.configure("daemon", grace_seconds=60)
@@ -79,7 +78,6 @@ def test_second_signal_cuts_short(box: Sandbox, second: signal.Signals) -> None:
     assert [line["attempt"] for line in box.events("file.signed")] == [1]
 
 
-@pytest.mark.timeout(150)
 def test_reloads_and_new_certificates_under_load(box: Sandbox) -> None:
     """Five reloads, and certificates replaced file by file in either order, while files are signed: none notices."""
     box.start_daemon()
@@ -154,7 +152,6 @@ SPOILED: Final = {
 }
 
 
-@pytest.mark.timeout(120)
 def test_what_is_broken_is_refused_and_the_old_stays(box: Sandbox) -> None:
     """Each mistake in a new configuration or certificate is one line that names it; files are signed as before."""
     box.start_daemon()
@@ -196,7 +193,6 @@ def test_keys_that_need_a_restart_are_named_as_long_as_they_differ(box: Sandbox)
     assert not box.sign_of(skipped).exists()
 
 
-@pytest.mark.timeout(120)
 def test_broken_certificate_on_disk(box: Sandbox) -> None:
     """One that does not fit, or that the service refuses, is refused aloud; the old stays till a good one comes."""
     box.start_daemon()

@@ -20,7 +20,6 @@ EMPTY = sha256(b"")
 
 @pytest.mark.nginx
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 def test_thousands_of_hostile_files(box: Sandbox) -> None:
     """Every file ends with one FILE.sign that verifies; nothing else appears, no version is sent twice."""
     box.configure("verify", key=str(box.signing.public_key))

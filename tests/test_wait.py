@@ -9,8 +9,6 @@ import pytest
 from dropsign.waiting import paths_in
 from tests.support.sandbox import SLOWNESS, Sandbox, dropsign, wait_until
 
-pytestmark = pytest.mark.timeout(180)  # the command line is started many times
-
 LONG = str(60 * SLOWNESS)
 
 

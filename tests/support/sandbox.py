@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -47,11 +48,13 @@ def wait_until(condition: Callable[[], Any], seconds: float = 20, what: str = "t
 
 
 def free_port() -> int:
-    """Return a port nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port nobody listens on just now, and that the kernel gives nobody; each of parallel runs has its own."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = 10_000 + 2_000 * (worker % 10) + secrets.randbelow(2_000)  # below net.ipv4.ip_local_port_range
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def sha256(content: bytes) -> str:
