@@ -5,13 +5,14 @@ Usage: python -m bench.soak [--minutes N] [--rate FILES_A_SECOND] [--seed N] [--
 Prints a line a minute and a verdict; the exit code is 1 if anything was lost, wrong or signed twice without a reason,
 or if anything grew. How growth is judged: the first half of the run is warm-up. In the second half, what was measured
 every two seconds is averaged over each round of faults, as they make memory rise and fall; through the averages goes
-a straight line, which may not rise by more than twice the scatter about it, nor by more than 1 MiB if that is more
-(for descriptors and threads: by one). The journal is not judged, as it keeps the history of all signatures for ever;
-its write-ahead log is.
+a straight line, which may not rise by more than twice the scatter about it, nor by more than 1 MiB (or one descriptor)
+if that is more. Threads live in pools that fill up as they are needed, and may not pass the pools' sizes. The journal
+is not judged, as it keeps the history of all signatures for ever; its write-ahead log is.
 """
 
 import argparse
 import json
+import os
 import random
 import secrets
 import signal
@@ -48,6 +49,11 @@ _OUTAGE_SECONDS: Final = 6.0
 _RELOAD_SECONDS: Final = 45.0
 _LOOK_SECONDS: Final = 2.0
 _TIMEOUT_SECONDS: Final = 5.0
+_THREADS_MOST: Final = 7 + 4 + min(32, (os.cpu_count() or 1) + 4)
+"""One each for the loop, watcher, journal, looks, loading, publishing and scans; large files'; asyncio's own pool."""
+
+_ROUNDS_LEAST: Final = 4
+
 _END_SECONDS: Final = 600.0
 
 _JUDGED: Final[dict[str, Callable[[Vitals], float]]] = {
@@ -55,7 +61,6 @@ _JUDGED: Final[dict[str, Callable[[Vitals], float]]] = {
     "PSS MiB": lambda vitals: vitals.pss,
     "RSS MiB": lambda vitals: vitals.rss,
     "descriptors": lambda vitals: vitals.descriptors,
-    "threads": lambda vitals: vitals.threads,
     "WAL MiB": lambda vitals: vitals.wal,
 }
 
@@ -160,7 +165,10 @@ def _lines(path: Path) -> list[dict[str, str]]:
 def _grew(seen: Sequence[Vitals]) -> bool:
     """Print how each figure went after warm-up; tell whether any of them grew."""
     seconds = _PHASE_SECONDS * len(_FAULTS)
-    rounds = max(2, int(seen[-1].at / 2 // seconds))
+    rounds = int(seen[-1].at / 2 // seconds)
+    if rounds < _ROUNDS_LEAST:
+        print(f"\ntoo short to tell growth, which takes {2 * _ROUNDS_LEAST * seconds / 60:.0f} minutes")
+        return False
     start = seen[-1].at - rounds * seconds
     parts = [[v for v in seen if 0 <= v.at - start - number * seconds < seconds] for number in range(rounds)]
     times = [start + (number + 0.5) * seconds for number in range(rounds)]
@@ -175,8 +183,12 @@ def _grew(seen: Sequence[Vitals]) -> bool:
             f"{name:>12}: {min(values):7.1f} to {max(values):7.1f}, rounds' averages rise by {trend.rise:+5.1f}"
             f" ({trend.per_hour:+.1f} an hour), scatter {trend.scatter:4.1f}: {verdict}"
         )
+    threads = max(vitals.threads for vitals in seen)
+    print(
+        f"     threads: {threads} at most, of {_THREADS_MOST}: {'TOO MANY' if threads > _THREADS_MOST else 'no growth'}"
+    )
     print(f"     journal: {parts[0][0].journal:.1f} to {seen[-1].journal:.1f} MiB, the history of all signatures")
-    return grew
+    return grew or threads > _THREADS_MOST
 
 
 def main() -> None:

@@ -69,8 +69,8 @@ class Script:
         self._chance = random.Random(seed)
         self._seed = seed
         self._number = self._written = 0
-        self._running = True
-        self._serving = True
+        self._running = self._serving = True
+        self._doomed = False
         self.tree = Tree()
         self._choices: tuple[tuple[int, Callable[[], Operation | None]], ...] = (
             (22, self._create), (10, self._rewrite), (4, self._write_twice), (4, self._write_alike),
@@ -102,6 +102,8 @@ class Script:
             yield self._toggle_service()
         if not self._running:
             yield self._start()
+        self.tree.interruptions += self._doomed  # one that is still to die is replaced
+        self._doomed = False
 
     # Choosing
 
@@ -313,15 +315,21 @@ class Script:
         return Operation("serve" if self._serving else "outage")
 
     def _reload(self) -> Operation | None:
-        return Operation("signal", "", "SIGHUP") if self._running else None
+        return self._signal("SIGHUP")
 
     def _rescan(self) -> Operation | None:
-        return Operation("signal", "", "SIGUSR1") if self._running else None
+        return self._signal("SIGUSR1")
+
+    def _signal(self, name: str) -> Operation | None:
+        if not self._running:
+            return None
+        self.tree.interruptions += self._doomed  # it may have died by now, and is replaced then
+        return Operation("signal", "", name)
 
     def _daemon(self) -> Operation:
         if not self._running:
             return self._start() if self._chance.random() < 0.5 else self._start_to_die()
-        self._running = False
+        self._running = self._doomed = False
         self.tree.interruptions += 1
         return Operation(self._chance.choice(("kill", "kill", "stop")))
 
@@ -331,6 +339,5 @@ class Script:
 
     def _start_to_die(self) -> Operation:
         """Start a daemon that dies at a certain step of a file's way."""
-        self._running = True
-        self.tree.interruptions += 1
+        self._running = self._doomed = True
         return Operation("start to die", "", f"{self._chance.choice(NAMES)}:{self._chance.randrange(1, 6)}")
