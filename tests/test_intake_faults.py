@@ -12,6 +12,7 @@ from typing import Final
 import pytest
 
 from tests.conftest import require_part
+from tests.support.faults import small_disk
 from tests.support.sandbox import Sandbox, powerless, wait_until
 
 MOST_TO_OVERFLOW: Final = 70_000
@@ -229,6 +230,18 @@ def test_outbox_lost_and_back(watched: Sandbox, way: type[_Removed]) -> None:
         assert len(box.events("watch.restored")) == 1
     finally:
         fate.end()
+
+
+def test_file_system_below_the_outbox_unmounted(box: Sandbox) -> None:
+    """The directory that shows in its place is watched from then on, and not left to the scans."""
+    below = box.outbox / "below"
+    below.mkdir()
+    with small_disk(below, "1m"):
+        box.start_daemon()
+        box.wait_signed(box.drop("below/mounted"))
+        box.wait_idle()
+    for number in range(3):
+        box.wait_signed(box.drop(f"below/{number}"))
 
 
 def test_outbox_replaced_in_an_instant(watched: Sandbox) -> None:

@@ -1,6 +1,7 @@
 """How many requests the service bears at a time (pace.py); time is invented, and the service is some arithmetic."""
 
 import heapq
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -21,15 +22,25 @@ class Run:
     seconds: float = 0.0
 
 
-def simulate(pace: Pace, *, bears: int, requests: int, seconds: float = 0.02, retry_after: float | None = None) -> Run:
-    """Ask a service that refuses at once whatever goes beyond what it bears, as fast as the pace allows."""
-    run, now, underway, limits = Run(), 0.0, 0, []
+def simulate(
+    pace: Pace,
+    *,
+    bears: int,
+    requests: int,
+    seconds: float = 0.02,
+    retry_after: float | None = None,
+    fails: float = 0.0,
+    start: float = 0.0,
+) -> Run:
+    """Ask a service that refuses at once whatever goes beyond what it bears, and a share by chance, with all speed."""
+    run, now, underway, limits = Run(), start, 0, []
+    chance = random.Random(1)
     ends: list[tuple[float, float, bool]] = []
     while run.asked < requests:
         if pace.resumes > now and not ends:
             now = pace.resumes
         while len(ends) < pace.limit and now >= pace.resumes:
-            accepted = underway < bears
+            accepted = underway < bears and chance.random() >= fails
             underway += accepted
             heapq.heappush(ends, (now + (seconds if accepted else 0.001), now, accepted))
             run.asked += 1
@@ -54,6 +65,25 @@ def test_it_settles_near_what_the_service_bears(bears: int) -> None:
     settled = run.limits[len(run.limits) // 2 :]
     assert max(settled) <= bears + 1
     assert sum(settled) / len(settled) >= 0.7 * bears
+
+
+@pytest.mark.parametrize("fails", [0.1, 0.2, 0.5])
+def test_failures_by_chance_are_no_reason_to_ask_for_less(fails: float) -> None:
+    """Where as much fails however few ask, the pool works on with most of its requests."""
+    run = simulate(Pace(32), bears=1000, requests=8000, fails=fails)
+    settled = run.limits[len(run.limits) // 2 :]
+    assert sum(settled) / len(settled) > 16
+
+
+def test_a_service_that_failed_by_chance_and_then_bears_little_is_heard() -> None:
+    """What was learned of its failures does not hide for long that it is overloaded."""
+    pace = Pace(32)
+    before = simulate(pace, bears=1000, requests=4000, fails=0.2)
+    change = simulate(pace, bears=8, requests=4000, start=before.seconds)
+    assert change.refused / change.asked < 0.2
+    run = simulate(pace, bears=8, requests=4000, start=change.seconds)
+    assert run.refused / run.asked < 0.05
+    assert max(run.limits[len(run.limits) // 2 :]) <= 9
 
 
 @pytest.mark.parametrize("bears", [4, 8, 13])

@@ -1,6 +1,7 @@
 """What a service can do to the daemon: whatever it is, nobody is charged, held up or told in riddles."""
 
 import re
+import signal
 import time
 from functools import partial
 from typing import Final
@@ -125,6 +126,27 @@ def test_connection_cut_while_idle(box: Sandbox) -> None:
         assert set(peer.signed.values()) == {1}
     assert {line["attempt"] for line in box.events("file.signed")} == {1}
     assert not [line for line in box.log() if line["event"] in {"gate.closed", "file.deferred"}]
+
+
+def test_old_connections_do_not_hide_that_new_ones_fail(box: Sandbox) -> None:
+    """Where an open connection works on, as after a certificate's end, an outage is one, and not one a file."""
+    with rude_peer(box, lambda _: sign) as peer:
+        box.start_daemon()
+        first = box.drop("first")
+        box.wait_signed(first)
+        peer.refuse()
+        paths = [box.drop(f"f{number}", b"%d" % number) for number in range(300)]
+        wait_until(lambda: _is_left_alone(box) or all(map(box.is_signed, paths)), 60, "a probe that is far off")
+        assert len(box.events("gate.closed")) <= 40, "what was on its way on old connections may open it"
+    box.start_service()
+    assert box.daemon is not None
+    box.daemon.send_signal(signal.SIGHUP)  # or the next probe may be a minute off
+    box.wait_signed(first, *paths, seconds=PATIENCE)
+
+
+def _is_left_alone(box: Sandbox) -> bool:
+    wait = box.status()["gate"]["next_probe_seconds"]
+    return wait is not None and wait > 1.5
 
 
 def test_empty_signature(box: Sandbox) -> None:

@@ -57,6 +57,22 @@ def test_stop_in_the_middle_of_a_thousand_requests(box: Sandbox) -> None:
     _assert_untroubled(box, *paths)
 
 
+def test_signals_while_it_starts(box: Sandbox) -> None:
+    """From its first line on no signal ends it but those that are meant to, and those in good order."""
+    for number in range(1, 4):
+        daemon = box.start_daemon(wait=False)
+        wait_until(partial(_has_begun, box, number), what="its first line")
+        for signal_number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):
+            daemon.send_signal(signal_number)
+        assert daemon.wait(60) == 0
+    assert len(box.events("daemon.stopped")) == 3
+    assert not box.events("daemon.defect")
+
+
+def _has_begun(box: Sandbox, number: int) -> bool:
+    return len(box.events("daemon.starting")) == number
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_second_signal_cuts_short(box: Sandbox, second: signal.Signals) -> None:
     """With a service that hangs and an hour of grace, the second signal ends the daemon; nothing is charged."""

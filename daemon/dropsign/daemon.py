@@ -172,6 +172,7 @@ class Daemon:
             loop.add_signal_handler(number, self._on_stop)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn(self._reload()))
         loop.add_signal_handler(signal.SIGUSR1, self._pipeline.rescan.request)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # `run` has them wait until here
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)

@@ -134,6 +134,12 @@ class Signer:
         if old is not None:
             await self._retire(old)
 
+    async def _connect_anew(self) -> None:
+        """Use no connection of before: one that still bears requests would hide, now and then, that new ones fail."""
+        old, self._session = self._session, None
+        if old is not None:
+            await self._retire(old)
+
     async def close(self) -> None:
         """Close the session."""
         for session in {*self._requests, *filter(None, [self._session])}:
@@ -308,6 +314,8 @@ class Signer:
             return again
         lost = self._lost(error)
         lost.__cause__ = error
+        if not lost.passing and lost.fault is not Fault.MACHINE:
+            await self._connect_anew()
         if not lost.passing or way.is_answered or isinstance(error, TimeoutError):
             return lost
         lost.stale = not way.is_new
@@ -316,6 +324,7 @@ class Signer:
                 await self.handshake(patience=_CUT_PATIENCE_SECONDS)
             except SigningError as found:
                 if found.fault is Fault.CREDENTIALS:
+                    await self._connect_anew()
                     return found
         return lost
 

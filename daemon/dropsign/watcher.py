@@ -207,11 +207,13 @@ class Watcher:
             self._put(path, Notice.CREATED)
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        """Forget a directory that is gone."""
+        """Forget a directory that is gone, and watch what shows in its place where a file system was unmounted."""
         with self._lock:
-            self._directories.pop(wd, None)
+            path = self._directories.pop(wd, None)
         if wd == self._root_wd:
             self._lost(Loss.ROOT, os.fsdecode(self.root))
+        elif path is not None and not self._stopped and self._watch(path):
+            self._adopt(path, report=True)
 
     def on_queue_overflow(self) -> None:
         """Add the watches that were missed, then have everything looked at."""

@@ -98,10 +98,15 @@ class RudePeer:
 
     def close(self) -> None:
         self.over.set()
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
+        self.refuse()
         for thread in self._threads:
             thread.join(20)
+
+    def refuse(self) -> None:
+        """Take no more connections; those that there are go on."""
+        with suppress(OSError):  # as it did before
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
 
     def _accept(self) -> None:
         while True:

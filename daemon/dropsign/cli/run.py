@@ -2,9 +2,12 @@
 
 import asyncio
 import os
-from typing import Annotated
+import signal
+from typing import Annotated, Final
 
 import typer
+
+_HEARD: Final = {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1}
 
 
 def run(
@@ -17,6 +20,8 @@ def run(
     ] = False,
 ) -> int:
     """Run the daemon in the foreground."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)  # what comes before the daemon listens waits for it
+
     from dropsign import config, log, schema
     from dropsign.cli import console, streams
     from dropsign.daemon import Daemon
