@@ -1,6 +1,5 @@
 """`dropsign run`: the daemon, in the foreground."""
 
-import asyncio
 import os
 from typing import Annotated
 
@@ -17,6 +16,8 @@ def run(
     ] = False,
 ) -> int:
     """Run the daemon in the foreground."""
+    import asyncio
+
     from dropsign import config, log, schema
     from dropsign.cli import console, streams
     from dropsign.daemon import Daemon
