@@ -8,7 +8,7 @@ from dropsign.model import Fingerprint, State
 
 GATE_REMEDIES: Final = {
     "unreachable": "see that the service runs and that the network, DNS and firewall let us through: dropsign check",
-    "tls": "tls.authority must be the service's, and the name in service.url the one in its certificate",
+    "tls": "the service's certificate must be valid, issued by tls.authority, and bear the name in service.url",
     "credentials": "renew the certificate, or correct app_key and app_secret; new files are taken up by themselves",
     "clock_skew": "set this machine's clock: timedatectl set-ntp true",
     "overloaded": "wait; if it stays so, lower service.concurrency or ask who runs the service",
@@ -28,7 +28,7 @@ _REFUSALS: Final = {
     "too_large": ("it is larger than outbox.max_file_mib", "raise that limit, if the service takes such files"),
 }
 
-_START: Final = "start the daemon: systemctl start dropsign; why it ended: journalctl -u dropsign -n 20"
+START: Final = "start the daemon: systemctl start dropsign; why it ended: journalctl -u dropsign -n 20"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +87,18 @@ def explain(sight: Sight, record: dict[str, Any], status: dict[str, Any], settin
         return Explanation("ignored", f"its name {sight.filtered}", "rename it, or change the patterns of [outbox]")
     if sight.refusal is not None:
         cause, remedy = _REFUSALS.get(
-            sight.refusal, (f"it is a {sight.refusal.replace('_', ' ')}, and only regular files are signed", "")
+            sight.refusal,
+            (
+                f"it is a {sight.refusal.replace('_', ' ')}, and only regular files are signed",
+                "drop a regular file, or exclude it",
+            ),
         )
         return Explanation("refused", cause, remedy)
     is_known = record["state"] is not None and record["fingerprint"] == list(sight.fingerprint)
     if is_known and record["state"] == State.SIGNED and sight.has_sign:
         return Explanation("signed", "FILE.sign lies beside it, and the file has not changed since it was signed")
     if not status["running"]:
-        return Explanation(record["state"] if is_known else "waiting", "no daemon runs", _START)
+        return Explanation(record["state"] if is_known else "waiting", "no daemon runs", START)
     if not is_known or record["settling"]:
         return _unsettled(sight, record, settings, status)
     return _recorded(record, status, settings, now)

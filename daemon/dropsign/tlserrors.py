@@ -20,6 +20,13 @@ _OF_OUR_CERTIFICATE: Final = {
 }
 """The alerts (RFC 8446, 6.2) by which a server refuses a client for its certificate."""
 
+_DATES: Final = {
+    "certificate has expired": "whoever runs the service must renew it; is this machine's clock right?",
+    "certificate is not yet valid": "is this machine's clock right?",
+    "certificate revoked": "whoever runs the service must replace it",
+}
+"""What to do about a service's certificate that is right, but not now (OpenSSL's words)."""
+
 _NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"})
 
 
@@ -27,7 +34,8 @@ def explain(error: ssl.SSLError) -> SigningError:
     """Return what a failed handshake means."""
     if isinstance(error, ssl.SSLCertVerificationError):
         why = getattr(error, "verify_message", None) or error
-        text = f"the service's certificate is not accepted: {why}; check tls.authority and service.url"
+        remedy = _DATES.get(str(why), "check tls.authority and service.url")
+        text = f"the service's certificate is not accepted: {why}; {remedy}"
         return SigningError(Fault.SERVICE, "tls", text)
     reason = error.reason or ""
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError) or reason == "UNEXPECTED_EOF_WHILE_READING":

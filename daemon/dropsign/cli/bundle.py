@@ -36,7 +36,8 @@ def bundle(
         flaws += 1
         verification.show(verdict)
     if flaws:
-        console.complain(f"{out} is not made: {flaws} of the files in {directory} cannot go into it as they are")
+        remedy = "have each signed (dropsign explain FILE tells why it is not), or take it out"
+        console.complain(f"{out} is not made: {flaws} in {directory} cannot go into it as they are; {remedy}")
         return ExitCode.SOME_FAILED
     if not survey.members:
         console.complain(f"{out} is not made: there is nothing in {directory} to pack")

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from dropsign.cli import console
 from dropsign.errors import ExitCode, OutboxError
@@ -87,13 +85,15 @@ class _Show:
     """Implements demo.Audience: a line a step; on a terminal, how far the present one is as well."""
 
     def __init__(self) -> None:
+        from rich import progress
+
         self.steps: list[Step] = []
-        self._progress = Progress(
-            SpinnerColumn("line"),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[count]}"),
-            TimeElapsedColumn(),
+        self._progress = progress.Progress(
+            progress.SpinnerColumn("line"),
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.TextColumn("{task.fields[count]}"),
+            progress.TimeElapsedColumn(),
             console=console.out,
             transient=True,
             disable=not console.out.is_terminal,
@@ -121,6 +121,8 @@ class _Show:
 
 def _summarize(outcome: "Outcome", steps: "list[Step]") -> None:
     """Print what it came to; each problem on a line."""
+    from rich.table import Table
+
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(min_width=26)
     table.add_column(justify="right", style="cyan")

@@ -1,6 +1,5 @@
 """The verb `service`: the embedded signing service, for development and rehearsals."""
 
-import asyncio
 import shlex
 import signal
 from dataclasses import replace
@@ -13,6 +12,8 @@ from dropsign.cli import console
 from dropsign.errors import ConfigurationError, ExitCode
 
 if TYPE_CHECKING:
+    import asyncio
+
     from dropsign.embedded.workshop import Workshop
 
 _MIB = 1024 * 1024
@@ -41,6 +42,8 @@ def service(
     app_secret_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with its secret.")] = None,
 ) -> int:
     """Run the embedded signing service, for development and rehearsals."""
+    import asyncio
+
     from dropsign.embedded.faults import Faults, parse_delay
     from dropsign.embedded.service import SigningService
     from dropsign.embedded.workshop import ServiceFiles, Workshop
@@ -89,8 +92,10 @@ def service(
     return asyncio.run(serve())
 
 
-def _signals() -> asyncio.Future[int]:
+def _signals() -> "asyncio.Future[int]":
     """Return what becomes the number of the first signal that ends the service."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     told: asyncio.Future[int] = loop.create_future()
 

@@ -1,18 +1,19 @@
 """`dropsign sign`: signs files and directories once."""
 
-import asyncio
 import os
 import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from dropsign.cli import console
 from dropsign.errors import ExitCode
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class _Show:
@@ -22,8 +23,16 @@ class _Show:
         self.outcomes: Counter[str] = Counter()
         self._bar: Progress | None = None
         if console.err.is_terminal:
-            columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self._bar = Progress(*columns, TimeElapsedColumn(), console=console.err, transient=True)
+            from rich import progress
+
+            columns = (
+                progress.SpinnerColumn(),
+                progress.TextColumn("{task.description}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TimeElapsedColumn(),
+            )
+            self._bar = progress.Progress(*columns, console=console.err, transient=True)
             self._task = self._bar.add_task("signing", total=0)
             self._total = 0
 
@@ -65,6 +74,8 @@ def sign(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be signed.")] = False,
 ) -> int:
     """Sign files and directories once, in place."""
+    import asyncio
+
     from dropsign import config
     from dropsign.oneshot import OneShot, plan, select
 

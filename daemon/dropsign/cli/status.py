@@ -13,7 +13,16 @@ from dropsign.errors import ExitCode
 if TYPE_CHECKING:
     from dropsign.inquiry import Inquiry
 
-FAILED_SHOWN: Final = 5
+GIVEN_UP_SHOWN: Final = 5
+"""Failed files and refused ones that are named; /api/files lists more."""
+
+_GIVEN_UP: Final = {
+    "failed": "dropsign explain FILE tells more; dropsign retry FILE, or --all, puts it back",
+    "refused": "dropsign explain FILE tells more; what is no drop can be moved away, or excluded by outbox.exclude",
+}
+"""States whose files somebody must look after, and what to do."""
+
+_TOLD: Final = ("path", "reason", "error")
 
 _SECONDS: Final = 1.0
 """Between two looks of --watch."""
@@ -57,12 +66,13 @@ def _text(inquiry: "Inquiry") -> Any:
 
     current = inquiry.status()
     rows = _rows(current)
-    if current["failed"]:
-        rows += [
-            ("" if number else "failed of late", f"{file['path']}: {file['reason']}: {file['error']}")
-            for number, file in enumerate(inquiry.files("failed", FAILED_SHOWN))
-        ]
-        rows.append(("next", "dropsign explain FILE tells more; dropsign retry FILE, or --all, puts it back"))
+    for state, remedy in _GIVEN_UP.items():
+        if current[state]:
+            rows += [
+                ("" if number else f"{state} of late", ": ".join(filter(None, map(file.get, _TOLD))))
+                for number, file in enumerate(inquiry.files(state, GIVEN_UP_SHOWN))
+            ]
+            rows.append(("next", remedy))
     text = Text(no_wrap=True, overflow="ellipsis")
     for number, (name, value) in enumerate(rows):
         text.append("\n" if number else "").append(f"{name:<22} ", style="bold")
@@ -74,7 +84,7 @@ _STYLES: Final = {"ready": "green", "open": "green", "not": "bold red", "closed"
 
 
 def _rows(current: dict[str, Any]) -> list[tuple[str, str]]:
-    from dropsign.explaining import gate_remedy
+    from dropsign.explaining import START, gate_remedy
 
     rows: list[tuple[str, str]] = []
 
@@ -85,6 +95,7 @@ def _rows(current: dict[str, Any]) -> list[tuple[str, str]]:
         row("daemon", "ready" if current["ready"] else f"not ready: {'; '.join(current['not_ready_reasons'])}")
     else:
         row("daemon", "not running; what follows is from its journal")
+        row("next", START)
     row("outbox", current["outbox"])
     gate = current["gate"]
     if gate["closed"]:

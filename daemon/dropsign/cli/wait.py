@@ -53,7 +53,7 @@ def wait(
         return ExitCode.SOME_FAILED if result.given_up else ExitCode.DONE
     for path, finding in list(result.waiting.items())[:_NAMED_MOST]:
         console.complain(f"{os.fsdecode(path)}: {finding}")
-    msg = f"the wait ran out after {timeout:g} s with {len(result.waiting)} files to go; {_cause(inquiry)}"
+    msg = f"the wait ran out after {timeout:g} s with {len(result.waiting)} to go; {_cause(inquiry)}"
     raise UnreachableError(msg)
 
 

@@ -86,7 +86,11 @@ def verification(setup: Setup) -> Iterator[Finding]:
 
 def _dates(key: str, certificate: x509.Certificate, now: datetime) -> Finding:
     name, ends = certificate.subject.rfc4514_string() or "without a name", certificate.not_valid_after_utc
-    remedy = "ask the authority for a new one; dropsign keygen makes the request"
+    remedy = (
+        "ask whoever runs the service for the new one"
+        if key == "tls.authority"
+        else "ask the authority for a new one; dropsign keygen makes the request"
+    )
     if not certificate.not_valid_before_utc <= now:
         return fail(key, f"{name} is not valid before {certificate.not_valid_before_utc}", "check this machine's clock")
     if ends <= now:

@@ -43,7 +43,9 @@ async def _ask(configuration: Configuration, loaded: credentials.Credentials) ->
         findings.append(ok("service.url", f"a signature of {len(signature.text)} bytes in {took:.0f} ms"))
         findings.extend(_verified(configuration.verify, signature.text))
     except SigningError as error:
-        message, _, remedy = str(error).partition("; ")
+        # What the service said ends where it ends, whatever is in it; after our own words comes the remedy.
+        is_quoted = error.status is not None and error.fault is not Fault.CREDENTIALS
+        message, _, remedy = (str(error), "", "") if is_quoted else str(error).partition("; ")
         down = error.fault is Fault.SERVICE and error.reason != "tls"
         remedy = remedy or ("see that the service runs" if down else "check service.url and service.sign_path")
         findings.append(Finding(Level.FAIL, "service.url", message, remedy, unreachable=down))
