@@ -19,11 +19,9 @@ def run(
     ] = False,
 ) -> int:
     """Run the daemon in the foreground."""
-<<<<<<< HEAD
     signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)  # what comes before the daemon listens waits for it
-=======
+
     import asyncio
->>>>>>> operator
 
     from dropsign import config, log, schema
     from dropsign.cli import console, streams
