@@ -55,6 +55,11 @@ def test_every_file_has_its_reason(box: Sandbox, ask: Ask) -> None:
     assert "255 bytes" in ask(long)["cause"]
     assert "symbolic link" in ask(link)["cause"]
     assert ask(box.outbox / "nothing", code=1)["state"] == "unknown"
+    listed = dropsign("--config", box.config, "status").stdout
+    assert "link: symbolic_link" in listed
+    box.sign_of(signed).write_bytes(b"of somebody else")
+    told = ask(signed)
+    assert (told["state"], told["remedy"]) == ("wrong", "dropsign sign --force FILE")
     with (box.outbox / "open").open("wb") as file:
         file.write(b"unfinished")
         file.flush()

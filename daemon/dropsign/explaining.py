@@ -1,5 +1,6 @@
 """Why a file is signed, or not yet, in words: pure, from how it looks and what is known of it."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -41,6 +42,7 @@ class Sight:
         refusal: why it can't be signed for what it is, if so (admission.refusal_of).
         filtered: why its name is no drop's, if so (Filters.why_not).
         has_sign: whether a FILE.sign lies beside it.
+        sign_text: what that holds; None where it could not be read.
         writers: which processes hold it open for writing, as `name (pid)`.
         quiet_seconds: since its last change.
     """
@@ -50,6 +52,7 @@ class Sight:
     refusal: str | None = None
     filtered: str | None = None
     has_sign: bool = False
+    sign_text: bytes | None = None
     writers: Sequence[str] = ()
     quiet_seconds: float = 0.0
 
@@ -96,6 +99,10 @@ def explain(sight: Sight, record: dict[str, Any], status: dict[str, Any], settin
         return Explanation("refused", cause, remedy)
     is_known = record["state"] is not None and record["fingerprint"] == list(sight.fingerprint)
     if is_known and record["state"] == State.SIGNED and sight.has_sign:
+        if sight.sign_text is not None and sight.sign_text != os.fsencode(record["signature"] or ""):
+            return Explanation(
+                "wrong", "somebody wrote another FILE.sign over the one made here", "dropsign sign --force FILE"
+            )
         return Explanation("signed", "FILE.sign lies beside it, and the file has not changed since it was signed")
     if not status["running"]:
         return Explanation(record["state"] if is_known else "waiting", "no daemon runs", START)

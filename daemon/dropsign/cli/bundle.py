@@ -37,7 +37,8 @@ def bundle(
         verification.show(verdict)
     if flaws:
         remedy = "have each signed (dropsign explain FILE tells why it is not), or take it out"
-        console.complain(f"{out} is not made: {flaws} in {directory} cannot go into it as they are; {remedy}")
+        what = f"{flaws} of the files in {directory} cannot go into it as they are"
+        console.complain(f"{out} is not made: {what}; {remedy}")
         return ExitCode.SOME_FAILED
     if not survey.members:
         console.complain(f"{out} is not made: there is nothing in {directory} to pack")

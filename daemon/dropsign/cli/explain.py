@@ -80,9 +80,21 @@ def _see(path: bytes, absolute: bytes, configuration: "Configuration") -> "Sight
         refusal_of(status, os.path.basename(path), settings.max_file_mib * 1024 * 1024),
         filtered,
         os.path.lexists(absolute + SIGN_SUFFIX),
+        _sign_text(absolute + SIGN_SUFFIX),
         [f"{name} (pid {number})" for number, name in writers(absolute)],
         time.time() - status.st_ctime,
     )
+
+
+def _sign_text(absolute: bytes) -> bytes | None:
+    """Return how a FILE.sign begins, as far as one of ours could go; None where it cannot be read."""
+    from dropsign.directory import READ, SIGNATURE_MAX
+
+    try:
+        with open(os.open(absolute, READ), "rb") as file:
+            return file.read(SIGNATURE_MAX + 1)
+    except OSError:
+        return None
 
 
 def _rows(
