@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -28,6 +29,12 @@ def require_part(name: str) -> str:
             pytest.fail(reason)
         pytest.skip(reason)
     return found
+
+
+def pytest_configure() -> None:
+    """Undo what a shell does to what it runs in the background: tests interrupt the processes that they start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
