@@ -224,9 +224,8 @@ def test_patience_runs_out(site: Site) -> None:
     assert gave_up.value.exit_code == ExitCode.UNREACHABLE
 
 
-def test_a_child_that_will_not_end_is_killed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_will_not_end_is_killed(site: Site) -> None:
     """A child that does not heed SIGTERM gets SIGKILL."""
-    monkeypatch.setattr("dropsign.embedded.demo_child.END_SECONDS", 0.1)
     site.prepare()
     site.start_service()
     wait_until(site.is_listening)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import socket
 import stat
 import threading
@@ -537,24 +536,6 @@ def test_sigterm_drains(box: Sandbox) -> None:
     box.assert_exactly_signed(*paths)
     assert set(box.times_signed().values()) == {1}
     assert {line["attempt"] for line in box.events("file.signed")} == {1}
-
-
-def test_second_signal_cuts_short(box: Sandbox) -> None:
-    """A second SIGTERM does not wait for what hangs; nothing is charged, and the next start signs it."""
-    box.configure("daemon", grace_seconds=60)
-    box.start_daemon()
-    box.misbehave("hang")
-    path = box.drop("file")
-    wait_until(lambda: box.status()["in_flight"] == 1, what="the request")
-    assert box.daemon is not None
-    box.daemon.send_signal(signal.SIGTERM)
-    wait_until(lambda: box.events("daemon.stopping"), what="the first signal's effect")
-    assert box.stop_daemon(signal.SIGINT, seconds=20) == 0
-    box.misbehave("")
-    box.start_daemon()
-    box.wait_signed(path)
-    box.wait_idle()
-    assert [line["attempt"] for line in box.events("file.signed")] == [1]
 
 
 def test_dropped_changed_and_removed_while_it_was_down(box: Sandbox) -> None:

@@ -105,8 +105,3 @@ class Inquiry:
             {**(describe(known[path]) if path in known else nothing), "path": os.fsdecode(path), "settling": False}
             for path in paths
         ]
-
-
-def is_done(record: dict[str, Any]) -> bool:
-    """Tell whether nothing more will happen to a file by itself."""
-    return record["state"] in {State.FAILED, State.REFUSED} and not record["settling"]
