@@ -22,7 +22,7 @@ SOURCES := daemon tests bench docs/make-demo-picture.py docs/make-man-page.py
 # Arguments for the demo: make demo ARGS=--keep
 ARGS ?=
 
-.PHONY: help demo test lint format parts clean
+.PHONY: help demo test lint format parts booted deb pins clean
 
 help: ## Show this list.
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +36,11 @@ test: lint parts ## Check the style and run all tests, with coverage.
 	$(BIN)/coverage run -m pytest --numprocesses=3 --quiet $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+# On a machine of its own, which systemd boots; who is not root cannot have one.
+booted: deb ## Test the package as a service, on a booted systemd.
+	tests/with-systemd $(CURDIR) env DROPSIGN_PACKAGE="$$(echo $(CURDIR)/dist/*.deb)" \
+		$(CURDIR)/$(BIN)/python -m pytest --quiet -p no:cacheprovider tests/booted
 
 lint: $(READY) ## Check style, format, types and floors.
 	$(BIN)/ruff check $(SOURCES)
@@ -66,6 +71,23 @@ parts: $(READY)
 		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool >promtool.part && \
 		rm prometheus_*.deb && chmod +x promtool.part && mv promtool.part bin/promtool; } || echo "could not fetch it"; \
 	fi
+
+# Built from a copy, as Debian's tools write beside what they build.
+deb: ## Build the Debian package, for the Debian that this is: dist/dropsign_VERSION_ARCHITECTURE.deb
+	@command -v dh >/dev/null || { $(AS_ROOT) $(APT) update && \
+		$(AS_ROOT) $(APT) install --no-install-recommends debhelper dpkg-dev python3-venv; }
+	@rm -rf build/deb && mkdir -p build/deb/dropsign dist
+	@cp -a CHANGELOG.md LICENSE README.md config.toml.example daemon debian docs pyproject.toml systemd build/deb/dropsign
+	cd build/deb/dropsign && dpkg-buildpackage --build=binary --no-sign >../log 2>&1 || { tail -n 50 ../log; exit 1; }
+	@rm -f dist/*.deb && mv build/deb/*.deb dist/ && ls dist/*.deb
+
+# Each line names a version and the digests of its files; the package is built of nothing else.
+pins: $(READY) ## Pin the package's dependencies anew.
+	@$(PIP) install --group pins
+	for list in pyproject.toml:requirements.txt debian/tools.in:tools.txt; do \
+		$(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
+			--no-emit-trusted-host --no-emit-find-links --no-header --output-file "debian/$${list#*:}" "$${list%:*}"; \
+	done
 
 $(READY): pyproject.toml
 	@[[ -n "$(PYTHON)" ]] || { echo "dropsign needs Python 3.11 or newer; install python3" >&2; exit 1; }
