@@ -10,6 +10,7 @@ from dropsign import __version__
 from dropsign.api import Sources
 from dropsign.errors import JournalError
 from dropsign.gate import Closed
+from dropsign.liveness import Liveness
 from dropsign.model import State
 from dropsign.pipeline import Pipeline
 from dropsign.questions import Retry
@@ -25,8 +26,11 @@ _DAY_SECONDS: Final = 86400
 class Answers:
     """Reads all parts of the daemon and changes none, but for what an operator asks to be retried."""
 
-    def __init__(self, pipeline: Pipeline, keeper: WatchKeeper, rotation: Rotation, report: Report) -> None:
+    def __init__(
+        self, pipeline: Pipeline, keeper: WatchKeeper, liveness: Liveness, rotation: Rotation, report: Report
+    ) -> None:
         self._pipeline = pipeline
+        self._liveness = liveness
         self._keeper = keeper
         self._rotation = rotation
         self._report = report
@@ -54,8 +58,8 @@ class Answers:
         )
 
     def healthy(self) -> bool:
-        """Tell whether the threads live that the daemon cannot do without."""
-        return self._pipeline.parts.journal.is_alive and self._keeper.is_alive
+        """Tell whether the threads live, and work, that the daemon cannot do without."""
+        return self._pipeline.parts.journal.is_alive and self._keeper.is_alive and self._liveness.is_proven
 
     def not_ready_reasons(self) -> list[str]:
         """Say why new drops are not being signed just now; nothing when they are."""

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 from dropsign.errors import JournalError
 from dropsign.failpoints import reach
+from dropsign.threads import name_thread
 from dropsign.trouble import Trouble, explain, is_of_the_database
 
 T = TypeVar("T")
@@ -113,6 +114,7 @@ class CommitThread:
         return future
 
     def _live(self) -> None:
+        name_thread("journal")
         try:
             self._run()
         finally:

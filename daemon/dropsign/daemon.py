@@ -20,6 +20,7 @@ from dropsign.discretion import named_paths
 from dropsign.errors import DropsignError, ExitCode, SigningError, is_shortage
 from dropsign.filters import Filters
 from dropsign.journal import Journal
+from dropsign.liveness import Liveness
 from dropsign.log import Log
 from dropsign.metrics import Metrics
 from dropsign.notify import Notifier
@@ -95,7 +96,8 @@ class Daemon:
             metrics=self._report.metrics,
         )
         self._auditing = Auditing(self._pipeline.parts.journal, log, configuration.journal.keep_days)
-        self._answers = Answers(self._pipeline, self._keeper, self._rotation, self._report)
+        self._liveness = Liveness(self._pipeline.parts.journal, self._keeper)
+        self._answers = Answers(self._pipeline, self._keeper, self._liveness, self._rotation, self._report)
         self._api = Api(self._answers.sources(), {path, *named_paths(configuration)})
 
     def _build(self, configuration: Configuration) -> Pipeline:
@@ -202,6 +204,7 @@ class Daemon:
             self._pipeline.intake.tell_unsettled()
             if gate.closed is not None and gate.summary_due(time.monotonic()):
                 self._report.gate_waiting(gate.closed, self._waiting)
+            self._liveness.check()
             if self._answers.healthy():
                 self._notifier.alive()
             # A journal that cannot be written keeps all who ask it waiting; that must not look like death.

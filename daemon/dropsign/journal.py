@@ -10,6 +10,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -80,6 +81,10 @@ class Journal:
     def is_alive(self) -> bool:
         """Tell whether the thread lives."""
         return self._thread.is_alive
+
+    def ping(self) -> Future[None]:
+        """Ask the thread for a sign of life, which it gives in trouble too."""
+        return self._thread.ask(lambda _: None, at_once=True)
 
     def next_ticket(self) -> int:
         """Return a place at the end of the queue."""

@@ -3,7 +3,7 @@
 Built on watchdog's low-level InotifyFD (its Observer loses files under load without telling), which is not
 documented API: the version is pinned and a contract test guards what is used of it.
 
-Every method but `start`, `mend`, `healthy` and `close` runs in the reader's thread.
+Every method but `start`, `mend`, `healthy`, `ping` and `close` runs in the reader's thread.
 """
 
 import asyncio
@@ -24,6 +24,7 @@ from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEv
 from dropsign.errors import is_shortage
 from dropsign.filters import is_ours
 from dropsign.model import Notice
+from dropsign.threads import name_thread
 
 Batch = list[tuple[bytes, Notice]]
 
@@ -64,12 +65,17 @@ class _Reader(InotifyFD):
         self.daemon = True
         self.name = "watcher"
         self._on_death = on_death
+        self._is_pinged = False
+        self.has_answered = True
+        """Whether the thread gave a sign of life since the last ping."""
         os.set_inheritable(self._inotify_fd, False)  # watchdog opens it without CLOEXEC  # noqa: FBT003
 
     def run(self) -> None:
         cause = "it ended"
+        name_thread(self.name)
         try:
-            while buffer := self._read_event_buffer(_BUFFER):  # empty once it is closed
+            while (buffer := self._read_event_buffer(_BUFFER)) or (self._is_pinged and not self._closed):
+                self.answer()
                 for wd, mask, cookie, name in self._parse_event_buffer(buffer):
                     if name and is_ours(name) and not mask & _C.IN_ISDIR:
                         continue
@@ -80,6 +86,27 @@ class _Reader(InotifyFD):
         if not self._closed:
             self._is_reading = False  # else closing would leave the descriptors to a thread that is no more
             self._on_death(cause)
+
+    def ping(self) -> None:
+        """Wake the thread by the pipe that also ends it, so that it gives a sign of life; never blocks for long."""
+        self.has_answered = False
+        if self._lock.acquire(timeout=_PING_SECONDS):
+            try:
+                if not self._closed and not self._is_pinged:
+                    self._is_pinged = True
+                    os.write(self._kill_w, b"?")
+            finally:
+                self._lock.release()
+
+    def answer(self) -> None:
+        """Give a sign of life, if it is this thread that runs."""
+        if threading.current_thread() is not self:
+            return
+        with self._lock:
+            if self._is_pinged and not self._closed:
+                os.read(self._kill_r, 1)
+                self._is_pinged = False
+        self.has_answered = True
 
     def watch(self, path: bytes, mask: Mask, callback: "Watcher") -> WatchDescriptor:
         """Watch a directory; one that is watched already is only looked up.
@@ -97,6 +124,8 @@ class _Reader(InotifyFD):
 
 
 _BUFFER: Final = 64 * 1024
+
+_PING_SECONDS: Final = 0.05
 
 _SHORTAGE_SECONDS: Final = 1.0
 """How long the reader waits for a descriptor; what comes meanwhile waits in the kernel, or is left to a scan."""
@@ -169,6 +198,16 @@ class Watcher:
         except OSError:
             return False
         return same and self._reader is not None and self._reader.is_alive() and self._root_wd in self._directories
+
+    def ping(self) -> None:
+        """Ask the thread for a sign of life."""
+        if self._reader is not None:
+            self._reader.ping()
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether it gave one since."""
+        return self._reader is None or self._reader.has_answered
 
     @property
     def unwatched(self) -> dict[bytes, Loss]:
@@ -252,9 +291,11 @@ class Watcher:
 
     def _adopt(self, top: bytes, *, report: bool) -> None:
         """Watch all directories below one; watched before they are read, so that nothing falls in between."""
+        assert self._reader is not None, "started"
         waiting = [top]
         while waiting and not self._stopped:
             directory = waiting.pop()
+            self._reader.answer()  # a huge tree takes its time
             try:
                 with os.scandir(self.root + b"/" + directory) as entries:
                     found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]

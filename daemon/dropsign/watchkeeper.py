@@ -78,6 +78,16 @@ class WatchKeeper:
         """Tell whether the watcher lives, or is known to be lost and being brought back."""
         return self._watcher is None or self.lost is not None or self._watcher.healthy()
 
+    def ping(self) -> None:
+        """Ask the watcher's thread for a sign of life."""
+        if self._watcher is not None:
+            self._watcher.ping()
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the watcher gave a sign of life since it was asked for one; who polls has none to give."""
+        return self._watcher is None or self._watcher.has_answered
+
     async def check(self) -> None:
         """Find out whether the outbox is still there and watched; bring it back if it is not."""
         async with self._arming:
