@@ -113,6 +113,10 @@ class Installed(Sandbox):
         """The daemon's process."""
         return int(self.ask_systemd("MainPID"))
 
+    def is_restarted(self, pid: int) -> bool:
+        """Tell whether another process than this one runs now."""
+        return self.pid not in {0, pid}
+
     def log(self) -> list[dict[str, Any]]:
         """Return the messages of the unit in systemd's journal that are JSON lines of the daemon."""
         entries = map(json.loads, self.entries())

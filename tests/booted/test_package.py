@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
+from functools import partial
 from pathlib import Path
 
 from tests.booted.conftest import Installed, install, package, systemctl
@@ -56,7 +57,7 @@ def test_an_upgrade_loses_nothing(service: Installed, tmp_path: Path) -> None:
     paths = [service.drop(f"{number}.bin", os.urandom(500)) for number in range(60)]
     install(remade(tmp_path, "0.1.1"))
     paths += [service.drop(f"more-{number}.bin", os.urandom(500)) for number in range(20)]
-    wait_until(lambda: service.pid not in {0, pid}, what="the restart")
+    wait_until(partial(service.is_restarted, pid), what="the restart")
     service.wait_signed(*paths)
     service.wait_idle()
     service.assert_exactly_signed(*paths)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_killed(service: Installed) -> None:
         paths += [service.drop(f"{round_}-{number}.bin", os.urandom(500)) for number in range(50)]
         pid = service.pid
         os.kill(pid, signal.SIGKILL)
-        wait_until(lambda pid=pid: service.pid not in {0, pid}, what="the restart")
+        wait_until(partial(service.is_restarted, pid), what="the restart")
     service.wait_signed(*paths)
     service.wait_idle()
     service.assert_exactly_signed(*paths)
@@ -115,14 +116,17 @@ def test_hung(service: Installed, name: str) -> None:
     with frozen(thread(pid, name)) as is_dead:
         path = service.drop("meanwhile.bin")
         wait_until(is_dead, 40, "the end of what hangs")
-    wait_until(lambda: service.pid not in {0, pid}, what="the restart")
+    wait_until(partial(service.is_restarted, pid), what="the restart")
     service.wait_signed(path)
     assert int(service.ask_systemd("NRestarts")) >= 1
 
 
 def test_instances(service: Installed, tmp_path: Path) -> None:
     """Two instances of the template work side by side, each with its own outbox, journal, socket and credentials."""
-    made = [Installed(tmp_path / name, name) for name in ("one", "two") if (tmp_path / name).mkdir() is None]
+    made = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        made.append(Installed(tmp_path / name, name))
     for instance in made:
         owner = ["install", "-d", "-o", "dropsign", "-g", "dropsign-drop", "-m", "2770", str(instance.outbox)]
         subprocess.run(owner, check=True)
