@@ -166,7 +166,7 @@ def test_who_holds_a_file(tmp_path: Path) -> None:
 
 def test_what_never_was_is_unknown_and_what_was_is_gone() -> None:
     """A picked up file is told from a mistyped name."""
-    status = Status(True, "1", "/outbox", gate=GateStatus()).as_dict()
+    status = Status(True, "1", "/outbox", "dropsign", gate=GateStatus()).as_dict()
     unknown = explain(Sight(b"x"), {"state": None, "settling": False}, status, None, 0.0)
     gone = explain(Sight(b"x"), {"state": "signed", "settling": False}, status, None, 0.0)
     assert (unknown.state, gone.state) == ("unknown", "gone")

@@ -4,6 +4,7 @@ import ssl
 from collections.abc import Sequence
 from typing import Protocol
 
+from dropsign.errors import SigningError
 from dropsign.esauth import Application
 from dropsign.model import Drop
 
@@ -22,6 +23,9 @@ class Identity(Protocol):
     @property
     def serial(self) -> str:
         """The number of our certificate, in hexadecimal."""
+
+    def objection(self, now: float) -> SigningError | None:
+        """Say why it cannot be used at a time (seconds since the epoch); None if it can."""
 
 
 class Backlog(Protocol):

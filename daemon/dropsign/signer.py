@@ -91,7 +91,7 @@ class Signer:
         path = urlsplit(self._service.url).path + self._service.sign_path
         self._authenticator = esauth.RequestSigner(identity.application, path)
         self._app_key = identity.application.key
-        self._context, self._serial = identity.context, identity.serial
+        self._identity, self._context, self._serial = identity, identity.context, identity.serial
         self._session: aiohttp.ClientSession | None = None
 
     def _connected(self) -> aiohttp.ClientSession:
@@ -210,7 +210,9 @@ class Signer:
         Raises:
             SigningError: that failed; it says whose fault it was.
         """
-        context = identity.context if identity is not None else self._context
+        identity = identity or self._identity
+        _require_valid(identity)
+        context = identity.context
         try:
             async with asyncio.timeout(self._service.connect_timeout_seconds):
                 reader, writer = await asyncio.open_connection(
@@ -249,6 +251,7 @@ class Signer:
             SigningError: there was none; it says whose fault that was.
             SourceError: a large file could not be read again as what it was.
         """
+        _require_valid(self._identity)
         serial = self._serial
         way = _Way()
         try:
@@ -366,6 +369,12 @@ class Signer:
             self.clock_skew_seconds = time.time() - email.utils.parsedate_to_datetime(date).timestamp()
         except (ValueError, OverflowError):
             return
+
+
+def _require_valid(identity: Identity) -> None:
+    """Ask nothing with a certificate that does not hold, whatever an old connection would still bear."""
+    if (objection := identity.objection(time.time())) is not None:
+        raise objection
 
 
 async def _note_new_connection(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:

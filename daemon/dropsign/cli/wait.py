@@ -99,7 +99,7 @@ def _cause(inquiry: "Inquiry") -> str:
     except DropsignError as error:
         return str(error)
     if not status["running"]:
-        return "no daemon runs; start it: systemctl start dropsign"
+        return f"no daemon runs; start it: systemctl start {status['unit']}"
     gate = status["gate"]
     if gate["closed"]:
         return f"the gate is closed: {gate['reason']}: {gate['detail']}; {gate_remedy(gate['reason'])}"
