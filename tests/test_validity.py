@@ -18,7 +18,8 @@ from tests.support.sandbox import Sandbox, dropsign, wait_until
 PATIENCE = 50
 """Seconds for a probe to come, with all its jitter."""
 
-MISTIMED = [({"days": -1}, "expired on"), ({"starts_in_days": 2}, "not valid before")]
+MISTIMED = [((-1, 0), "expired on"), ((30, 2), "not valid before")]
+"""Days that a certificate holds, and in which it begins to, with what is said of it."""
 
 
 def in_use(box: Sandbox, issued: Issued) -> tuple[Path, Path]:
@@ -33,9 +34,9 @@ def in_use(box: Sandbox, issued: Issued) -> tuple[Path, Path]:
 
 
 @pytest.mark.parametrize(("dates", "said"), MISTIMED)
-def test_started_with_a_certificate_that_does_not_hold(box: Sandbox, dates: dict[str, int], said: str) -> None:
+def test_started_with_a_certificate_that_does_not_hold(box: Sandbox, dates: tuple[int, int], said: str) -> None:
     """The daemon starts, keeps all drops behind the gate and says why; a good one on disk opens it, nothing charged."""
-    certificate, _ = in_use(box, box.authority.issue("mistimed", **dates))
+    certificate, _ = in_use(box, box.authority.issue("mistimed", days=dates[0], starts_in_days=dates[1]))
     box.start_daemon()
     paths = [box.drop(f"f{number}", b"%d" % number) for number in range(20)]
     wait_until(lambda: box.events("gate.closed"), what="the gate's closing")
@@ -50,8 +51,7 @@ def test_started_with_a_certificate_that_does_not_hold(box: Sandbox, dates: dict
     shown = dropsign("--config", box.config, "status").stdout
     assert said in shown
     assert "renew the certificate" in shown
-    if "days" in dates:
-        assert box.status()["certificates_days_left"]["client"] < 0
+    assert (box.status()["certificates_days_left"]["client"] < 0) == (dates[0] < 0)
     assert not box.requests(), "nothing was asked with it"
     in_use(box, box.authority.issue("good"))
     box.wait_signed(*paths, seconds=PATIENCE)
@@ -79,10 +79,10 @@ def test_started_with_an_authority_that_has_expired(box: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(("dates", "said"), MISTIMED)
-def test_nothing_else_goes_on(box: Sandbox, dates: dict[str, int], said: str) -> None:
+def test_nothing_else_goes_on(box: Sandbox, dates: tuple[int, int], said: str) -> None:
     """`sign` and `check` say so and end; a reload onto such a certificate is refused, the one in force stays."""
     good = box.configure().read_text()
-    in_use(box, box.authority.issue("mistimed", **dates))
+    in_use(box, box.authority.issue("mistimed", days=dates[0], starts_in_days=dates[1]))
     path = box.drop("file")
     done = dropsign("--config", box.config, "sign", path)
     assert done.returncode == 2
