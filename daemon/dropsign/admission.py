@@ -77,6 +77,18 @@ def is_stale(look: Look, entry: Entry | None, *, written: bool) -> bool:
     )
 
 
+def precedes_change(look: Look) -> bool:
+    """Tell whether the FILE.sign beside a file was written before the file last changed.
+
+    One that is published is newer than the change before it, as a file rests for longer than the clock's tick.
+    """
+    return (
+        look.fingerprint is not None
+        and look.sign_mtime_ns is not None
+        and look.sign_mtime_ns <= look.fingerprint.ctime_ns
+    )
+
+
 def is_adoptable(look: Look) -> bool:
     """Tell whether a FILE.sign that the journal does not know is not older than its file."""
     return (

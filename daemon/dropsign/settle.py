@@ -81,6 +81,10 @@ class Settling:
         """Return what is known of a path, if it is restless."""
         return self._restless.get(path)
 
+    def paths(self) -> list[bytes]:
+        """Return all of them, in the order in which they were noticed."""
+        return list(self._restless)
+
     def touch(self, path: bytes, notice: Notice, now: float) -> bool:
         """Take a notice in; return whether the path was at rest before."""
         restless = self._restless.get(path)

@@ -12,8 +12,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Final
 from urllib.parse import urlsplit
@@ -83,7 +84,6 @@ class Signer:
         self._url = URL(service.url + service.sign_path, encoded=True)
         self._requests: Counter[aiohttp.ClientSession] = Counter()
         self._use(identity)
-        self._last_date = ""
         self.clock_skew_seconds: float | None = None
         """This machine's clock minus the service's, at the last answer that had a date."""
 
@@ -361,14 +361,14 @@ class Signer:
         return SigningError(Fault.SERVICE, "unreachable", text, passing=True)
 
     def _note_date(self, response: aiohttp.ClientResponse) -> None:
-        date = response.headers.get("Date")
-        if date is None or date == self._last_date:  # most answers share a second
-            return
-        self._last_date = date
-        try:
-            self.clock_skew_seconds = time.time() - email.utils.parsedate_to_datetime(date).timestamp()
-        except (ValueError, OverflowError):
-            return
+        if (date := response.headers.get("Date")) is not None:
+            with suppress(ValueError, OverflowError):
+                self.clock_skew_seconds = time.time() - _seconds_at(date)
+
+
+@lru_cache(maxsize=1)  # most answers share a second
+def _seconds_at(date: str) -> float:
+    return email.utils.parsedate_to_datetime(date).timestamp()
 
 
 def _require_valid(identity: Identity) -> None:
