@@ -91,6 +91,7 @@ class Daemon:
             intake=self._pipeline.intake,
             rescan=self._pipeline.rescan,
             gate=self._pipeline.gate,
+            contention=self._pipeline.parts.contention,
             log=log,
             metrics=self._report.metrics,
         )

@@ -292,7 +292,7 @@ class _Progress:
         """See parts.Observer."""
         self.end(path, "unchanged")
 
-    def republished(self, path: bytes) -> None:
+    def republished(self, path: bytes, reason: str) -> None:  # noqa: ARG002
         """See parts.Observer."""
         self.end(path, "republished")
 

@@ -9,6 +9,7 @@ from typing import Final
 from dropsign.errors import unwritable_reason
 from dropsign.gate import Gate
 from dropsign.grouping import Grouping
+from dropsign.model import Stamp
 from dropsign.outbox import Outbox, Publication
 
 RETRY_SECONDS: Final = 1.0
@@ -32,11 +33,11 @@ class Publisher:
         """
         self._outbox = outbox
         self._gate = gate
-        self._group: Grouping[Publication, None] = Grouping(outbox.publish, name="publish", limit=at_once)
+        self._group: Grouping[Publication, Stamp | None] = Grouping(outbox.publish, name="publish", limit=at_once)
         self._impatient = asyncio.Event()
 
-    async def __call__(self, publication: Publication) -> None:
-        """Publish, however long it takes until there is room.
+    async def __call__(self, publication: Publication) -> Stamp | None:
+        """Publish, however long it takes until there is room; return the stamp of FILE.sign (see Outbox.publish).
 
         Raises:
             MovedOnError: the file is not that version any more.

@@ -78,6 +78,10 @@ MIGRATIONS: Final[list[list[str]]] = [
         "ALTER TABLE signatures ADD COLUMN hash BLOB NOT NULL DEFAULT x''",
         "UPDATE signatures SET attempt = attempt + 1",
     ],
+    [  # the model.Stamp of a signed drop's FILE.sign; where it is not known, a scan has it looked at once
+        "ALTER TABLE drops ADD COLUMN sign_inode INTEGER",
+        "ALTER TABLE drops ADD COLUMN sign_ctime_ns INTEGER",
+    ],
 ]
 """For each version, what makes it of the one before; the last is the present one."""
 
@@ -104,20 +108,23 @@ _FILLINGS: Final[dict[int, Callable[[sqlite3.Connection], None]]] = {2: _chain_h
 
 UPSERT: Final = """
     INSERT INTO drops (directory, name, state, device, inode, size, mtime_ns, ctime_ns, since,
-                       ticket, attempts, not_before, reason, error, signature)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ifnull(?, 0), ifnull(?, 0), ?, ?, ?)
+                       ticket, attempts, not_before, reason, error, signature,
+                       sign_inode, sign_ctime_ns)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ifnull(?, 0), ifnull(?, 0), ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET state = excluded.state, device = excluded.device, inode = excluded.inode,
         size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, since = excluded.since,
         ticket = excluded.ticket, attempts = excluded.attempts, not_before = excluded.not_before,
         reason = excluded.reason, error = excluded.error,
-        signature = ifnull(excluded.signature, drops.signature)"""
+        signature = ifnull(excluded.signature, drops.signature),
+        sign_inode = excluded.sign_inode, sign_ctime_ns = excluded.sign_ctime_ns"""
 
 
 def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection:
     """Open a journal, creating or migrating it unless it is only to be read.
 
     Raises:
-        JournalError: it cannot be opened, is no journal, is damaged, or is newer than this program.
+        JournalError: it cannot be opened, is no journal, is damaged, is newer than this program, or is older and only
+            to be read.
     """
     name = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}" if path else ":memory:"
     with explained(path):
@@ -166,11 +173,14 @@ def _prepare(connection: sqlite3.Connection, path: Path | None, *, read_only: bo
     """Find out whether a database is a sound journal, and bring it up to date.
 
     Raises:
-        JournalError: it is another program's, or newer than this one.
+        JournalError: it is another program's, newer than this one, or older and only to be read.
         sqlite3.Error: it cannot be used.
     """
     connection.execute(f"PRAGMA busy_timeout = {_FIRST_BUSY_MILLISECONDS}")
-    _identify(connection, path)
+    version = _identify(connection, path)
+    if read_only and 0 < version < len(MIGRATIONS):
+        msg = f"journal.path: {path} was written by an older dropsign; start the daemon once to bring it up to date"
+        raise JournalError(msg)
     if not read_only:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -256,7 +266,12 @@ def set_aside(path: Path) -> Path | None:
     return aside if aside.exists() else None
 
 
-def _identify(connection: sqlite3.Connection, path: Path | None) -> None:
+def _identify(connection: sqlite3.Connection, path: Path | None) -> int:
+    """Return the version of a journal's tables; 0 of one that has none yet.
+
+    Raises:
+        JournalError: it is another program's, or newer than this one.
+    """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -266,6 +281,7 @@ def _identify(connection: sqlite3.Connection, path: Path | None) -> None:
     if version > len(MIGRATIONS):
         msg = f"journal.path: {path} was written by a newer dropsign (schema {version}); install that or a later one"
         raise JournalError(msg)
+    return int(version)
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
