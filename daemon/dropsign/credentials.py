@@ -15,8 +15,9 @@ from pathlib import Path
 from cryptography import x509
 
 from dropsign.config import Configuration, Tls
-from dropsign.errors import CredentialsError, SigningError
+from dropsign.errors import CredentialsError
 from dropsign.esauth import Application
+from dropsign.regular import open_regular
 from dropsign.validity import Validity
 
 _MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
@@ -48,9 +49,15 @@ class Credentials:
     serial: str = ""
     validities: tuple[Validity, ...] = ()
 
-    def objection(self, now: float) -> SigningError | None:
-        """Say why they cannot be used at a time (seconds since the epoch); None if they can."""
-        return next((found for validity in self.validities if (found := validity.objection(now))), None)
+    def require(self, now: float) -> None:
+        """Let nothing be asked while they do not hold, whatever an old connection would still bear.
+
+        Raises:
+            SigningError: at this time (seconds since the epoch) they do not.
+        """
+        for validity in self.validities:
+            if (objection := validity.objection(now)) is not None:
+                raise objection
 
     def changed_on_disk(self) -> Stamp | None:
         """Return the stamp of the files as they are, if it is not that of what was read."""
@@ -85,7 +92,7 @@ class _Finder:
             )
             return None
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 status = os.fstat(file.fileno())
         except OSError as error:
             self.mistakes.append(f"{key}: {path} cannot be read: {error.strerror}")
@@ -132,7 +139,7 @@ def load(configuration: Configuration, environment: Mapping[str, str], *, untime
     Args:
         configuration: names the files.
         environment: for `$CREDENTIALS_DIRECTORY`.
-        untimely: certificates that have expired, or do not hold yet, will do; `Credentials.objection` tells of them.
+        untimely: certificates that have expired, or do not hold yet, will do; `Credentials.require` objects.
 
     Raises:
         CredentialsError: with every mistake found.

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dropsign import rows, schema
+from dropsign import claim, rows, schema
 from dropsign.chain import Head
 from dropsign.commits import CommitThread
 from dropsign.errors import JournalError
@@ -40,6 +40,7 @@ class Journal:
         *,
         on_trouble: Callable[[Trouble | None], object] = lambda _: None,
         on_defect: Callable[[Exception], None] = lambda _: None,
+        purpose: str = "run",
     ) -> None:
         """Open the journal, creating or migrating it as needed.
 
@@ -47,6 +48,7 @@ class Journal:
             path: the database; None keeps it in memory.
             on_trouble: told, from the journal's thread, why it cannot be used, and None once it can again.
             on_defect: told, from there too, of a write that the tables refuse, which only a defect can ask for.
+            purpose: the verb that it is opened for.
 
         Raises:
             JournalError: it cannot be opened, is no journal, or is newer than this program.
@@ -54,7 +56,7 @@ class Journal:
         self.path = path
         self._directories: dict[bytes, int] = {}
         self._history = History()
-        self._lock = None if path is None else schema.lock(path)
+        self._lock = None if path is None else claim.lock(path, purpose)
         try:
             connection = schema.connect(path)
             self.last_ticket = schema.highest_ticket(connection, path)

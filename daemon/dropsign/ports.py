@@ -4,7 +4,6 @@ import ssl
 from collections.abc import Sequence
 from typing import Protocol
 
-from dropsign.errors import SigningError
 from dropsign.esauth import Application
 from dropsign.model import Drop
 
@@ -24,8 +23,8 @@ class Identity(Protocol):
     def serial(self) -> str:
         """The number of our certificate, in hexadecimal."""
 
-    def objection(self, now: float) -> SigningError | None:
-        """Say why it cannot be used at a time (seconds since the epoch); None if it can."""
+    def require(self, now: float) -> None:
+        """Raise a SigningError if it does not hold at a time (seconds since the epoch)."""
 
 
 class Backlog(Protocol):

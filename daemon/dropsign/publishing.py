@@ -4,6 +4,7 @@ Each try writes a new temporary file: an fsync that failed is never taken back b
 """
 
 import asyncio
+import os
 from typing import Final
 
 from dropsign.errors import unwritable_reason
@@ -51,7 +52,8 @@ class Publisher:
                     reason = unwritable_reason(error)
                     if reason is None or self._impatient.is_set():
                         raise
-                    detail = f"cannot write to {self._outbox.root}: {error.strerror}; {_REMEDIES[reason]}"
+                    directory = self._outbox.root / os.fsdecode(os.path.dirname(publication.path))
+                    detail = f"cannot write to {directory}: {error.strerror}; {_REMEDIES[reason]}"
                     self._gate.hold(reason, detail, by=publication.path)
                 await self._pause()
         finally:

@@ -1,6 +1,5 @@
 """The journal's tables: what the database file is, how it is opened, and how an older one becomes this one."""
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -10,8 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from dropsign import claim
 from dropsign.chain import GENESIS, Head, Record, digest
-from dropsign.errors import JournalError, OutboxLockedError
+from dropsign.errors import JournalError
 from dropsign.model import State
 from dropsign.states import MOVES
 from dropsign.trouble import explain
@@ -213,32 +213,6 @@ def _look_for_damage(connection: sqlite3.Connection) -> None:
         raise damage
 
 
-def lock(path: Path) -> int:
-    """Keep other processes off a journal, until the descriptor that is returned is closed.
-
-    Raises:
-        OutboxLockedError: another process has it.
-        JournalError: the lock cannot be made, or the path is a directory.
-    """
-    if path.is_dir():
-        msg = f"journal.path: {path} is a directory; name a file in it, such as {path / 'journal.sqlite3'}"
-        raise JournalError(msg)
-    name = path.with_name(path.name + ".lock")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        msg = f"journal.path: {name} cannot be made: {error.strerror}; its directory must be writable"
-        raise JournalError(msg) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        msg = f"journal.path: another dropsign uses {path}; give each outbox a journal of its own"
-        raise OutboxLockedError(msg) from None
-    return fd
-
-
 def set_aside(path: Path) -> Path | None:
     """Move a journal out of the way, so that the next start makes a new one from what lies in the outbox.
 
@@ -249,7 +223,7 @@ def set_aside(path: Path) -> Path | None:
         OutboxLockedError: another process uses it.
         JournalError: it cannot be moved.
     """
-    held = lock(path)
+    held = claim.lock(path)
     moment = time.strftime("%Y%m%dT%H%M%S")
     names = (f"{path.name}.aside-{moment}{'-' if number else ''}{number or ''}" for number in count())
     aside = next(path.with_name(name) for name in names if not path.with_name(name).exists())

@@ -211,7 +211,7 @@ class Signer:
             SigningError: that failed; it says whose fault it was.
         """
         identity = identity or self._identity
-        _require_valid(identity)
+        identity.require(time.time())
         context = identity.context
         try:
             async with asyncio.timeout(self._service.connect_timeout_seconds):
@@ -251,7 +251,7 @@ class Signer:
             SigningError: there was none; it says whose fault that was.
             SourceError: a large file could not be read again as what it was.
         """
-        _require_valid(self._identity)
+        self._identity.require(time.time())
         serial = self._serial
         way = _Way()
         try:
@@ -369,12 +369,6 @@ class Signer:
 @lru_cache(maxsize=1)  # most answers share a second
 def _seconds_at(date: str) -> float:
     return email.utils.parsedate_to_datetime(date).timestamp()
-
-
-def _require_valid(identity: Identity) -> None:
-    """Ask nothing with a certificate that does not hold, whatever an old connection would still bear."""
-    if (objection := identity.objection(time.time())) is not None:
-        raise objection
 
 
 async def _note_new_connection(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
