@@ -133,6 +133,9 @@ class Api:
             return False
         return True
 
+    def _remember(self, socket: Path) -> None:
+        self._socket, self._socket_status = socket, socket.stat()
+
     def _is_socket_there(self) -> bool:
         assert self._socket is not None, "asked for where there is one"
         try:
@@ -174,7 +177,7 @@ class Api:
         finally:
             os.umask(old)
         self._servers.append(server)
-        self._socket, self._socket_status = socket, os.stat(socket)
+        self._remember(socket)
 
     async def _protocols(self, side: "_Side") -> Bound:
         """Return what talks to the clients of one side."""
