@@ -55,7 +55,7 @@ format: $(READY) ## Put the code into its form.
 # The programs that tests hold dropsign against. Who may not install them has those tests skipped, with the reason.
 parts: $(READY)
 	@missing=(); \
-	for part in chromium fish mandoc nginx strace openssl systemd-analyze:systemd zsh; do \
+	for part in chromium faketime fish mandoc nginx strace openssl systemd-analyze:systemd zsh; do \
 		PATH="$$PATH:/usr/sbin:/sbin" command -v "$${part%:*}" >/dev/null || missing+=("$${part#*:}"); \
 	done; \
 	if (( $${#missing[@]} )) && { $(MAY_INSTALL); }; then \

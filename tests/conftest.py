@@ -16,7 +16,7 @@ collect_ignore = [] if "DROPSIGN_PACKAGE" in os.environ else ["booted"]
 
 _PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin", str(Path(sys.prefix, "bin"))])
 
-_PARTS = ("chromium", "fish", "mandoc", "nginx", "openssl", "promtool", "strace", "systemd", "zsh")
+_PARTS = ("chromium", "faketime", "fish", "mandoc", "nginx", "openssl", "promtool", "strace", "systemd", "zsh")
 """Those with a marker: a test so marked runs only where the part is there."""
 
 _PROGRAMS = {"systemd": "systemd-analyze"}

@@ -1,24 +1,34 @@
 """admission.py: what is to be done about a path, case by case of the contract's sections 1 and 2."""
 
+from dataclasses import replace
+
 import pytest
 
 from dropsign.admission import Verdict, is_adoptable, is_stale, judge, may_be_signed
-from dropsign.model import Entry, Fingerprint, Look, State
+from dropsign.model import Entry, Fingerprint, Look, Stamp, State
 
 NOW = Fingerprint(1, 2, 30, 400, 500)
 TOUCHED = Fingerprint(1, 2, 30, 401, 501)
 GROWN = Fingerprint(1, 2, 31, 401, 501)
 REPLACED = Fingerprint(1, 3, 30, 400, 502)
+PUBLISHED = Stamp(9, 900)
+OTHER = Stamp(9, 901)
 
 
-def look(fingerprint: Fingerprint | None = NOW, *, refusal: str | None = None, sign: int | None = None) -> Look:
-    return Look(b"a", fingerprint, refusal, False, sign)
+def look(
+    fingerprint: Fingerprint | None = NOW,
+    *,
+    refusal: str | None = None,
+    sign: int | None = None,
+    stamp: Stamp | None = None,
+) -> Look:
+    return Look(b"a", fingerprint, refusal, False, sign, PUBLISHED if sign is not None else stamp)
 
 
 def entry(
     state: State = State.SIGNED, fingerprint: Fingerprint = NOW, *, signed: int | None = 30, number: int | None = 7
 ) -> Entry:
-    return Entry(b"a", state, fingerprint, b"digest", number, signed_size=signed)
+    return Entry(b"a", state, fingerprint, b"digest", number, signed_size=signed, stamp=PUBLISHED)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +47,9 @@ def entry(
         pytest.param(look(sign=1), None, Verdict.EXAMINE, id="new-with-a-foreign-signature"),
         pytest.param(look(sign=1), entry(), Verdict.NOTHING, id="signed"),
         pytest.param(look(), entry(), Verdict.EXAMINE, id="signature-missing"),
+        pytest.param(look(stamp=OTHER), entry(), Verdict.EXAMINE, id="signature-written-over"),
+        pytest.param(look(sign=1), replace(entry(), stamp=None), Verdict.EXAMINE, id="signature-never-looked-at"),
+        pytest.param(look(stamp=OTHER), entry(State.DEFERRED), Verdict.NOTHING, id="deferred-with-a-foreign-signature"),
         pytest.param(look(), entry(State.QUEUED), Verdict.NOTHING, id="queued"),
         pytest.param(look(), entry(State.DEFERRED), Verdict.NOTHING, id="deferred"),
         pytest.param(look(), entry(State.FAILED), Verdict.NOTHING, id="failed"),
@@ -56,6 +69,7 @@ def test_verdict(seen: Look, known: Entry | None, verdict: Verdict) -> None:
 def test_missing_signature_stays_missing_if_so_configured() -> None:
     """With republish_missing = false, a FILE.sign that someone removed is not put back."""
     assert judge(look(), entry(), republish_missing=False) is Verdict.NOTHING
+    assert judge(look(stamp=OTHER), entry(), republish_missing=False) is Verdict.EXAMINE  # wrong is worse than missing
     assert judge(look(TOUCHED), entry(), republish_missing=False) is Verdict.EXAMINE  # a new version is another thing
 
 

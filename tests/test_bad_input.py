@@ -109,16 +109,6 @@ def _encrypted_key(box: Sandbox) -> None:
     box.configure("tls", certificate=str(locked.certificate), private_key=str(locked.private_key))
 
 
-def _expired(box: Sandbox) -> None:
-    old = box.authority.issue("old", days=-1)
-    box.configure("tls", certificate=str(old.certificate), private_key=str(old.private_key))
-
-
-def _not_yet_valid(box: Sandbox) -> None:
-    early = box.authority.issue("early", starts_in_days=2)
-    box.configure("tls", certificate=str(early.certificate), private_key=str(early.private_key))
-
-
 def _no_authority(box: Sandbox) -> None:
     box.configure("tls", authority=str(box.directory / "none.pem"))
 
@@ -224,8 +214,6 @@ def _verify_key_garbage(box: Sandbox) -> None:
         (_open_private_key, [r"tls\.private_key", "chmod 600"]),
         (_foreign_key, [r"tls\.private_key", "does not belong"]),
         (_encrypted_key, [r"tls\.private_key", "encrypted", "private_key_password_file"]),
-        (_expired, [r"tls\.certificate", "expired on", "new one"]),
-        (_not_yet_valid, [r"tls\.certificate", "not valid before", "clock"]),
         (_no_authority, [r"tls\.authority", r"none\.pem"]),
         (_no_outbox, [r"outbox\.path", "does not exist", "create"]),
         (_outbox_is_a_file, [r"outbox\.path", "not a directory"]),

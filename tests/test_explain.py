@@ -57,13 +57,14 @@ def test_every_file_has_its_reason(box: Sandbox, ask: Ask) -> None:
     assert ask(box.outbox / "nothing", code=1)["state"] == "unknown"
     listed = dropsign("--config", box.config, "status").stdout
     assert "link: symbolic_link" in listed
-    box.sign_of(signed).write_bytes(b"of somebody else")
-    told = ask(signed)
-    assert (told["state"], told["remedy"]) == ("wrong", "dropsign sign --force FILE")
     with (box.outbox / "open").open("wb") as file:
         file.write(b"unfinished")
         file.flush()
         assert str(os.getpid()) in ask(box.outbox / "open")["cause"]
+    box.stop_daemon()  # which would put it right
+    box.sign_of(signed).write_bytes(b"of somebody else")
+    told = ask(signed)
+    assert (told["state"], told["remedy"]) == ("wrong", "dropsign sign --force FILE")
 
 
 def test_retry_puts_failed_files_back(box: Sandbox) -> None:
@@ -166,7 +167,7 @@ def test_who_holds_a_file(tmp_path: Path) -> None:
 
 def test_what_never_was_is_unknown_and_what_was_is_gone() -> None:
     """A picked up file is told from a mistyped name."""
-    status = Status(True, "1", "/outbox", gate=GateStatus()).as_dict()
+    status = Status(True, "1", "/outbox", "dropsign", gate=GateStatus()).as_dict()
     unknown = explain(Sight(b"x"), {"state": None, "settling": False}, status, None, 0.0)
     gone = explain(Sight(b"x"), {"state": "signed", "settling": False}, status, None, 0.0)
     assert (unknown.state, gone.state) == ("unknown", "gone")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dropsign.errors import JournalError, OutboxError
 from dropsign.filters import Filters
 from dropsign.journal import Journal
-from dropsign.model import Drop, Fingerprint, Known, Signature
+from dropsign.model import Drop, Fingerprint, Known, Signature, Stamp
 from dropsign.outbox import Outbox
 from dropsign.scan import CHUNK, Finding, Scan, Tally, below
 
@@ -50,7 +50,8 @@ class Site:
         """Drop a file, put a signature beside it, and have the journal know."""
         fingerprint = self.drop(path, content)
         self.drop(path + b".sign", b"s")
-        self.journal.sign(Drop(path, fingerprint), Signature(b"s", b"d" * 32, len(content)))
+        stamp = Stamp.of(os.lstat(os.path.join(os.fsencode(self.root), path + b".sign")))
+        self.journal.sign(Drop(path, fingerprint), Signature(b"s", b"d" * 32, len(content)), stamp)
         return fingerprint
 
     def scan(
@@ -294,7 +295,8 @@ def test_large_unchanged_tree_costs_few_queries(tmp_path: Path) -> None:
         full = os.path.join(os.fsencode(root), path)
         os.close(os.open(full, os.O_CREAT | os.O_WRONLY))
         os.close(os.open(full + b".sign", os.O_CREAT | os.O_WRONLY))
-        site.journal.sign(Drop(path, Fingerprint.of(os.lstat(full))), Signature(b"s", b"d" * 32, 0))
+        stamp = Stamp.of(os.lstat(full + b".sign"))
+        site.journal.sign(Drop(path, Fingerprint.of(os.lstat(full))), Signature(b"s", b"d" * 32, 0), stamp)
     asyncio.run(site.journal.flush())
     statements: list[str] = []
 

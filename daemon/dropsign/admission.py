@@ -8,7 +8,7 @@ import stat
 from enum import StrEnum
 from typing import Final
 
-from dropsign.model import NAME_MAX, SIGN_SUFFIX, Entry, Fingerprint, Look, State
+from dropsign.model import NAME_MAX, SIGN_SUFFIX, Entry, Fingerprint, Look, Stamp, State
 
 _KINDS: Final = {
     stat.S_IFLNK: "symbolic_link",
@@ -51,9 +51,21 @@ def judge(look: Look, entry: Entry | None, *, republish_missing: bool) -> Verdic
     if entry is None:
         return Verdict.ADMIT if look.sign_mtime_ns is None else Verdict.EXAMINE
     if entry.fingerprint == look.fingerprint and entry.state is not State.REFUSED:
-        missing = entry.state is State.SIGNED and look.sign_mtime_ns is None and republish_missing
-        return Verdict.EXAMINE if missing else Verdict.NOTHING
+        if entry.state is not State.SIGNED or is_in_place(look.stamp, entry.stamp, republish_missing=republish_missing):
+            return Verdict.NOTHING
+        return Verdict.EXAMINE
     return Verdict.EXAMINE if may_be_signed(entry, look.fingerprint) else Verdict.ADMIT
+
+
+def is_in_place(found: Stamp | None, recorded: Stamp | None, *, republish_missing: bool) -> bool:
+    """Tell whether nothing is to be done about the FILE.sign of a version that is signed.
+
+    Args:
+        found: the stamp of whatever has its name; None where nothing has.
+        recorded: the stamp of what was published; None where that is not known.
+        republish_missing: whether one that is missing is put back. One that somebody wrote over is in any case.
+    """
+    return found == recorded if found is not None else not republish_missing
 
 
 def may_be_signed(entry: Entry, fingerprint: Fingerprint) -> bool:
@@ -74,6 +86,18 @@ def is_stale(look: Look, entry: Entry | None, *, written: bool) -> bool:
         and look.sign_mtime_ns is not None
         and entry.fingerprint != look.fingerprint
         and (written or entry.fingerprint.size != look.fingerprint.size)
+    )
+
+
+def precedes_change(look: Look) -> bool:
+    """Tell whether the FILE.sign beside a file was written before the file last changed.
+
+    One that is published is newer than the change before it, as a file rests for longer than the clock's tick.
+    """
+    return (
+        look.fingerprint is not None
+        and look.sign_mtime_ns is not None
+        and look.sign_mtime_ns <= look.fingerprint.ctime_ns
     )
 
 

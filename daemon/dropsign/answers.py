@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from dropsign.recent import STEP_SECONDS
 from dropsign.report import Report
 from dropsign.rotation import Rotation
 from dropsign.status import GateStatus, Status, describe
+from dropsign.units import unit_of
 from dropsign.watchkeeper import WatchKeeper
 
 _DAY_SECONDS: Final = 86400
@@ -34,6 +36,7 @@ class Answers:
         self._keeper = keeper
         self._rotation = rotation
         self._report = report
+        self._unit = unit_of(rotation.configuration.http.socket)
         self._started = time.monotonic()
         self._counted: tuple[dict[State, int], float | None] = (dict.fromkeys(State, 0), None)
         metrics = report.metrics
@@ -87,6 +90,7 @@ class Answers:
             running=True,
             version=__version__,
             outbox=str(pipeline.parts.outbox.root),
+            unit=self._unit,
             ready=not reasons,
             not_ready_reasons=reasons,
             backlog=counts[State.QUEUED] + counts[State.DEFERRED] + settling,
@@ -106,6 +110,7 @@ class Answers:
             gate=_gate_status(pipeline.gate.closed, pipeline.gate.next_probe_seconds),
             certificates={which: end.isoformat() for which, end in ends.items()},
             certificates_days_left={which: _days_until(end) for which, end in ends.items()},
+            credentials_refused=None if self._rotation.refusal is None else asdict(self._rotation.refusal),
             last_scan=None
             if last is None
             else {

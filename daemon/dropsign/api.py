@@ -106,6 +106,7 @@ class Api:
         self._runners: list[web.AppRunner] = []
         self._servers: list[asyncio.Server] = []
         self._socket: Path | None = None
+        self._socket_status: os.stat_result | None = None
 
     async def start(self, socket: Path | None, listen: str) -> None:
         """Begin to serve.
@@ -121,6 +122,27 @@ class Api:
             await self._serve_socket(socket)
         if listen:
             await self._serve_network(listen)
+
+    async def mend(self) -> bool:
+        """Serve on the socket again if somebody removed it; return whether that was so."""
+        if self._socket is None or self._is_socket_there():
+            return False
+        try:
+            await self._serve_socket(self._socket)
+        except ConfigurationError:  # its directory is gone too, or another daemon answers there: tried again
+            return False
+        return True
+
+    def _remember(self, socket: Path) -> None:
+        self._socket, self._socket_status = socket, socket.stat()
+
+    def _is_socket_there(self) -> bool:
+        assert self._socket is not None, "asked for where there is one"
+        try:
+            status = self._socket.stat()
+        except OSError:
+            return False
+        return self._socket_status is None or os.path.samestat(status, self._socket_status)
 
     async def close(self) -> None:
         """Stop serving, and remove the socket."""
@@ -155,7 +177,7 @@ class Api:
         finally:
             os.umask(old)
         self._servers.append(server)
-        self._socket = socket
+        self._remember(socket)
 
     async def _protocols(self, side: "_Side") -> Bound:
         """Return what talks to the clients of one side."""

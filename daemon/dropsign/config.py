@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from dropsign.errors import ConfigurationError
+from dropsign.regular import open_regular
 
 DEFAULT_PATH = Path("/etc/dropsign/config.toml")
 ENVIRONMENT_PREFIX = "DROPSIGN_"
@@ -245,7 +246,8 @@ def load(path: Path, environment: Mapping[str, str]) -> Configuration:
         ConfigurationError: with every mistake found.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        with open_regular(path) as file:
+            text = file.read().decode("utf-8")
     except FileNotFoundError:
         msg = f"{path}: there is no such file; give one with --config, or copy config.toml.example there"
         raise ConfigurationError(msg) from None

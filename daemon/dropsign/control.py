@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dropsign.errors import UnreachableError
+from dropsign.units import unit_of
 
 _TIMEOUT_SECONDS: Final = 30.0
 
@@ -77,7 +78,9 @@ class Control:
             raise UnreachableError(msg, is_denial=True) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            msg = f"{self._path}: no daemon answers there ({why}); is it running? systemctl status dropsign"
+            msg = (
+                f"{self._path}: no daemon answers there ({why}); is it running? systemctl status {unit_of(self._path)}"
+            )
             raise UnreachableError(msg) from None
         finally:
             connection.close()

@@ -6,9 +6,10 @@ A key that is not set is taken from systemd's credentials directory under its fi
 import os
 import ssl
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
@@ -16,6 +17,8 @@ from cryptography import x509
 from dropsign.config import Configuration, Tls
 from dropsign.errors import CredentialsError
 from dropsign.esauth import Application
+from dropsign.regular import open_regular
+from dropsign.validity import Validity
 
 _MINIMUM = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -35,6 +38,7 @@ class Credentials:
         files: everything that was read, and is worth watching for changes.
         stamp: tells one state of the files from another.
         serial: number of our certificate, in hexadecimal as openssl shows it.
+        validities: when the certificates hold.
     """
 
     context: ssl.SSLContext
@@ -43,6 +47,17 @@ class Credentials:
     files: tuple[Path, ...]
     stamp: Stamp
     serial: str = ""
+    validities: tuple[Validity, ...] = ()
+
+    def require(self, now: float) -> None:
+        """Let nothing be asked while they do not hold, whatever an old connection would still bear.
+
+        Raises:
+            SigningError: at this time (seconds since the epoch) they do not.
+        """
+        for validity in self.validities:
+            if (objection := validity.objection(now)) is not None:
+                raise objection
 
     def changed_on_disk(self) -> Stamp | None:
         """Return the stamp of the files as they are, if it is not that of what was read."""
@@ -77,7 +92,7 @@ class _Finder:
             )
             return None
         try:
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 status = os.fstat(file.fileno())
         except OSError as error:
             self.mistakes.append(f"{key}: {path} cannot be read: {error.strerror}")
@@ -118,37 +133,42 @@ def too_open(path: Path) -> str | None:
     return None
 
 
-def load(configuration: Configuration, environment: Mapping[str, str]) -> Credentials:
+def load(configuration: Configuration, environment: Mapping[str, str], *, untimely: bool = False) -> Credentials:
     """Read and check all credentials.
 
     Args:
         configuration: names the files.
         environment: for `$CREDENTIALS_DIRECTORY`.
+        untimely: certificates that have expired, or do not hold yet, will do; `Credentials.require` objects.
 
     Raises:
         CredentialsError: with every mistake found.
     """
     finder = _Finder(environment)
     try:
-        return _load(configuration, finder)
+        return _load(configuration, finder, untimely=untimely)
     except OSError as error:  # a file vanished while it was read
         msg = f"{error.filename}: cannot be read: {error.strerror}"
         raise CredentialsError(msg) from None
 
 
-def _load(configuration: Configuration, finder: _Finder) -> Credentials:
+def _load(configuration: Configuration, finder: _Finder, *, untimely: bool) -> Credentials:
     tls = configuration.tls
     certificate = finder.find("tls.certificate", tls.certificate, "client_certificate", "the client certificate")
     private_key = finder.secret("tls.private_key", tls.private_key, "client_key", "its private key")
     authority = finder.find("tls.authority", tls.authority, "authority", "the service's certificate authority")
     application = _application(configuration, finder)
     found: dict[str, x509.Certificate] = {}
-    for name, key, path in (
-        ("authority", "tls.authority", authority),
-        ("client", "tls.certificate", certificate),
-    ):
-        if path is not None and (first := _check_dates(key, path, finder.mistakes)) is not None:
-            found[name] = first
+    validities = []
+    if authority is not None and (trusted := _certificates("tls.authority", authority, finder.mistakes)):
+        found["authority"] = trusted[0]
+        # One that holds is enough: the next authority may well stand beside the last.
+        validities.append(Validity.of("tls.authority", authority, trusted, "tls"))
+    if certificate is not None and (chain := _certificates("tls.certificate", certificate, finder.mistakes)):
+        found["client"] = chain[0]
+        validities.append(Validity.of("tls.certificate", certificate, chain[:1], "credentials"))
+    if not untimely:
+        finder.mistakes += [str(objection) for each in validities if (objection := each.objection(time.time()))]
     context = None
     if certificate is not None and private_key is not None and authority is not None and len(found) == 2:  # noqa: PLR2004
         context = _context(tls, certificate, private_key, authority, finder)
@@ -156,7 +176,7 @@ def _load(configuration: Configuration, finder: _Finder) -> Credentials:
         raise CredentialsError(*finder.mistakes)
     ends = {name: first.not_valid_after_utc for name, first in found.items()}
     files, stamp = tuple(finder.files), tuple(finder.stamp)
-    return Credentials(context, application, ends, files, stamp, _serial(found["client"]))
+    return Credentials(context, application, ends, files, stamp, _serial(found["client"]), tuple(validities))
 
 
 def _application(configuration: Configuration, finder: _Finder) -> Application:
@@ -177,20 +197,13 @@ def _application(configuration: Configuration, finder: _Finder) -> Application:
     return Application(key, finder.text(name, secret))
 
 
-def _check_dates(key: str, path: Path, mistakes: list[str]) -> x509.Certificate | None:
-    """Return the first certificate of a file; None if it holds none."""
+def _certificates(key: str, path: Path, mistakes: list[str]) -> list[x509.Certificate]:
+    """Return the certificates of a file."""
     try:
-        certificate = x509.load_pem_x509_certificates(path.read_bytes())[0]
+        return x509.load_pem_x509_certificates(path.read_bytes())
     except (ValueError, OSError):
         mistakes.append(f"{key}: {path} holds no PEM certificate")
-        return None
-    now, ends = datetime.now(UTC), certificate.not_valid_after_utc
-    if ends <= now:
-        mistakes.append(f"{key}: {path} expired on {ends:%Y-%m-%d}; ask the authority for a new one (dropsign keygen)")
-    elif certificate.not_valid_before_utc > now:
-        starts = certificate.not_valid_before_utc
-        mistakes.append(f"{key}: {path} is not valid before {starts:%Y-%m-%d %H:%M} UTC; check this machine's clock")
-    return certificate
+        return []
 
 
 def _serial(certificate: x509.Certificate) -> str:

@@ -92,6 +92,7 @@ class Daemon:
             intake=self._pipeline.intake,
             rescan=self._pipeline.rescan,
             gate=self._pipeline.gate,
+            contention=self._pipeline.parts.contention,
             log=log,
             metrics=self._report.metrics,
         )
@@ -201,6 +202,8 @@ class Daemon:
             if await self._rotation.check(self._signer, trial=lambda: gate.closed is None):
                 gate.hurry()
             self._rotation.warn_of_expiry()
+            if await self._api.mend():
+                self._log.warning("daemon.restored", error=f"{self._configuration.http.socket} was removed")
             self._pipeline.intake.tell_unsettled()
             if gate.closed is not None and gate.summary_due(time.monotonic()):
                 self._report.gate_waiting(gate.closed, self._waiting)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from dropsign.errors import OutboxError, is_shortage
-from dropsign.model import Fingerprint
+from dropsign.model import Fingerprint, SignFile, Stamp
 
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -157,23 +157,26 @@ def _as_byte(escape: re.Match[bytes]) -> bytes:
     return bytes([int(escape[1], 8)])
 
 
-def signed_at(directory: int, name: bytes) -> int | None:
-    """Return a signature's modification time; None where there is none: a directory of that name is none."""
+def sign_status(directory: int, name: bytes) -> os.stat_result | None:
+    """Return how whatever has a signature's name looks; None where nothing has."""
     try:
-        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except OSError:
         return None
-    return None if stat.S_ISDIR(status.st_mode) else status.st_mtime_ns
 
 
-def read_signature(directory: int, name: bytes) -> bytes | None:
-    """Return the content of a FILE.sign; None where there is none that could be a signature."""
+def read_signature(directory: int, name: bytes) -> SignFile | None:
+    """Return a FILE.sign; None where there is none that could be a signature."""
+    seen = sign_status(directory, name)
+    if seen is None or not stat.S_ISREG(seen.st_mode):  # to open a device may do something to it
+        return None
     try:
         fd = os.open(name, READ, dir_fd=directory)
     except OSError:
         return None
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        status = os.fstat(fd)  # before it is read: what is written to it meanwhile shows at the next look
+        if not stat.S_ISREG(status.st_mode):
             return None
         text = os.read(fd, SIGNATURE_MAX + 1)
         os.fsync(fd)
@@ -182,7 +185,7 @@ def read_signature(directory: int, name: bytes) -> bytes | None:
         return None
     finally:
         os.close(fd)
-    return text if 0 < len(text) <= SIGNATURE_MAX else None
+    return SignFile(text, Stamp.of(status)) if 0 < len(text) <= SIGNATURE_MAX else None
 
 
 def has_writer(directory: int, name: bytes) -> bool | None:

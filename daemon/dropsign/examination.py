@@ -6,9 +6,9 @@ from typing import Final
 
 from dropsign.admission import UNPUBLISHABLE, is_adoptable
 from dropsign.failpoints import reach
-from dropsign.model import Drop, Entry, Look, Signature, State
+from dropsign.model import Drop, Entry, Look, Signature, Stamp, State
 from dropsign.outbox import Publication
-from dropsign.parts import Parts
+from dropsign.parts import MISSING, OVERWRITTEN, Parts
 
 REPUBLISH_SECONDS: Final = 30.0
 """After this time at the latest, a signature that could not be written is tried to be written again."""
@@ -29,9 +29,10 @@ class Examiner:
         """
         parts, fingerprint = self._parts, look.fingerprint
         assert fingerprint is not None, "what is examined is there"
-        text = await asyncio.to_thread(parts.outbox.read_sign, look.path, fingerprint)
-        if text is None:
+        found = await asyncio.to_thread(parts.outbox.read_sign, look.path, fingerprint)
+        if found is None:
             return False
+        text, stamp = found
         made = await parts.journal.made(look.path, text)
         if made is None and not is_adoptable(look):
             return False
@@ -40,20 +41,22 @@ class Examiner:
         if made is not None:  # ours, and left behind by a pickup: it speaks of that content alone, of whatever age
             number, digest = made
             if digest == sha256:
-                parts.journal.keep(look.path, fingerprint, number)
+                parts.journal.keep(look.path, fingerprint, number, stamp)
                 parts.observer.unchanged(look.path)
             return digest == sha256
         signature = Signature(text, sha256, fingerprint.size)
         if not await parts.proves(look.path, fingerprint, signature):
             return False
         drop = Drop(look.path, fingerprint)
-        parts.journal.sign(drop, signature)
+        parts.journal.sign(drop, signature, stamp)
         reach("adopted")
         parts.observer.adopted(look.path, signature)
         return True
 
     async def keep(self, look: Look, entry: Entry) -> bool:
-        """Leave a version signed whose content is what was signed last; put its FILE.sign back if it is missing.
+        """Leave a version signed whose content is what was signed last, with the FILE.sign that was made for it.
+
+        One that is missing, or was written over, is put back from the journal.
 
         Returns:
             Whether nothing is left to be done; else the file must be signed.
@@ -74,18 +77,27 @@ class Examiner:
         signature = await parts.journal.signature(entry.signature_id)
         if signature is None:
             return False
-        if await asyncio.to_thread(parts.outbox.read_sign, look.path, fingerprint) != signature.text:
+        found = await asyncio.to_thread(parts.outbox.read_sign, look.path, fingerprint)
+        if found is not None and found.text == signature.text:
+            stamp: Stamp | None = found.stamp
+            parts.observer.unchanged(look.path)
+        else:
             try:
-                await parts.publish(Publication(look.path, fingerprint, signature.text))
+                stamp = await parts.publish(Publication(look.path, fingerprint, signature.text))
             except OSError as error:
                 self._defer_publishing(Drop(look.path, fingerprint), error)
                 return True
             reach("republished")
-            parts.observer.republished(look.path)
-        else:
-            parts.observer.unchanged(look.path)
-        parts.journal.keep(look.path, fingerprint, entry.signature_id)
+            self._tell_republished(look)
+        parts.journal.keep(look.path, fingerprint, entry.signature_id, stamp)
         return True
+
+    def _tell_republished(self, look: Look) -> None:
+        if look.stamp is None:
+            self._parts.observer.republished(look.path, MISSING)
+        else:
+            self._parts.contention.mended(look.path, time.monotonic())
+            self._parts.observer.republished(look.path, OVERWRITTEN)
 
     def _defer_publishing(self, drop: Drop, error: OSError) -> None:
         """Leave a signature that cannot be put beside its file to a later time.

@@ -29,7 +29,10 @@ _REFUSALS: Final = {
     "too_large": ("it is larger than outbox.max_file_mib", "raise that limit, if the service takes such files"),
 }
 
-START: Final = "start the daemon: systemctl start dropsign; why it ended: journalctl -u dropsign -n 20"
+
+def start_remedy(unit: str) -> str:
+    """Say what to do where no daemon runs."""
+    return f"start the daemon: systemctl start {unit}; why it ended: journalctl -u {unit} -n 20"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +108,7 @@ def explain(sight: Sight, record: dict[str, Any], status: dict[str, Any], settin
             )
         return Explanation("signed", "FILE.sign lies beside it, and the file has not changed since it was signed")
     if not status["running"]:
-        return Explanation(record["state"] if is_known else "waiting", "no daemon runs", START)
+        return Explanation(record["state"] if is_known else "waiting", "no daemon runs", start_remedy(status["unit"]))
     if not is_known or record["settling"]:
         return _unsettled(sight, record, settings, status)
     return _recorded(record, status, settings, now)
@@ -127,7 +130,8 @@ def _unsettled(sight: Sight, record: dict[str, Any], settings: Any, status: dict
     return Explanation(
         "settling",
         "it has been quiet, and no event told of it",
-        f"the next scan, within {settings.rescan_seconds:g} s, finds it; at once: systemctl kill -s USR1 dropsign",
+        f"the next scan, within {settings.rescan_seconds:g} s, finds it; "
+        f"at once: systemctl kill -s USR1 {status['unit']}",
     )
 
 

@@ -155,11 +155,6 @@ class Reader:
             msg = f"journal.path: {path} cannot be read: {error.strerror}; ask as the daemon's user, or as root"
             raise JournalError(msg) from None
         self._connection = schema.connect(path, read_only=True)
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version < len(schema.MIGRATIONS):
-            self.close()
-            msg = f"journal.path: {path} was written by an older dropsign; start the daemon once to bring it up to date"
-            raise JournalError(msg)
 
     def close(self) -> None:
         """Close it."""

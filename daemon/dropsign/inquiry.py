@@ -12,6 +12,7 @@ from dropsign.control import Control
 from dropsign.errors import OutboxError, UnreachableError
 from dropsign.model import State
 from dropsign.status import describe, from_journal
+from dropsign.units import unit_of
 
 _PAGE: Final = 500
 """Paths asked about at a time."""
@@ -24,6 +25,7 @@ class Inquiry:
         self._journal = configuration.journal.path
         self._outbox = configuration.outbox.path
         self._control = Control(configuration.http.socket) if configuration.http.socket is not None else None
+        self._unit = unit_of(configuration.http.socket)
         self.root = os.path.realpath(os.fsencode(self._outbox))
 
     def relative(self, path: Path) -> bytes:
@@ -52,7 +54,7 @@ class Inquiry:
         """
         if (running := self.running_status()) is not None:
             return running
-        return from_journal(self._journal, __version__, str(self._outbox), time.time()).as_dict()
+        return from_journal(self._journal, __version__, str(self._outbox), self._unit, time.time()).as_dict()
 
     def running_status(self) -> dict[str, Any] | None:
         """Return the running daemon's status; None where none runs, but its journal can tell something.

@@ -8,14 +8,10 @@ is owned elsewhere is kept until its owner lets go.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Final
 
-from dropsign.admission import Verdict, is_given_up, is_stale, is_unpublished, judge
-from dropsign.descriptors import SHORTAGE
+from dropsign.admission import Verdict, is_given_up, is_unpublished, judge
 from dropsign.directory import MovedOnError
-from dropsign.errors import is_shortage
 from dropsign.examination import Examiner
 from dropsign.failpoints import reach
 from dropsign.filters import Filters
@@ -23,9 +19,8 @@ from dropsign.model import Drop, Entry, Look, Notice, State
 from dropsign.parts import CHANGED, Parts
 from dropsign.scan import Finding
 from dropsign.settle import Settling, is_young
-
-GROUP: Final = 256
-"""Paths looked at in one go."""
+from dropsign.survey import Surveyor
+from dropsign.withdrawal import GROUP, Withdrawal
 
 RESTLESS_MOST: Final = 4096
 """Restless paths from which on a scan is slowed down."""
@@ -34,14 +29,6 @@ FORGETFUL: Final = 100_000
 """Restless paths from which on notices are dropped and left to a scan."""
 
 EXAMINED_AT_ONCE: Final = 2
-
-_SOON_BYTES: Final = 4 * 1024 * 1024
-"""A file up to this size is read at once to tell whether its FILE.sign is stale, not only when it rests."""
-
-_SHORTAGE_SECONDS: Final = 1.0
-
-_SOON_SECONDS: Final = 0.1
-"""A path due within this time needs no look before."""
 
 
 class Intake:
@@ -70,7 +57,8 @@ class Intake:
         self.settling = settling
         self._republish_missing = republish_missing
         self._on_forgetful = on_forgetful
-        self._fresh: list[bytes] = []
+        self._surveyor = Surveyor(parts)
+        self._withdrawal = Withdrawal(parts, settling, self._surveyor)
         self._examined: dict[bytes, asyncio.Task[None]] = {}
         self._examiner = Examiner(parts)
         self._examining = asyncio.Semaphore(EXAMINED_AT_ONCE)
@@ -78,7 +66,6 @@ class Intake:
         self._deciding = asyncio.Lock()  # from a look to its decisions, so that none rests on what was before another
         self._missed: dict[bytes, tuple[Notice, ...]] = {}
         self._wake = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._retries: set[asyncio.Task[None]] = set()
 
     @property
@@ -105,7 +92,7 @@ class Intake:
         reach("noticed")
         new = self.settling.touch(path, notice, time.monotonic())
         if new or notice is Notice.MODIFIED:
-            self._fresh.append(path)
+            self._withdrawal.notice(path)
         self._wake.set()
 
     async def found(self, findings: Sequence[Finding]) -> None:
@@ -170,7 +157,7 @@ class Intake:
             await self._take_in(paths, force=force)
 
     async def _take_in(self, paths: Sequence[bytes], *, force: bool) -> None:
-        looks, known = await self._survey(paths, closely=True)
+        looks, known = await self._survey(paths)
         for path in set(paths) - {look.path for look in looks}:
             self._parts.observer.refused(path, "unreadable")
         for look in looks:
@@ -196,11 +183,10 @@ class Intake:
         """Look at what is new and what is due, for ever."""
         while True:
             await self._wait()
-            fresh, self._fresh = self._fresh[:GROUP], self._fresh[GROUP:]
             try:
                 async with self._deciding:
-                    if fresh:
-                        await self._look_early(fresh)
+                    if self._withdrawal.is_due:
+                        await self._withdrawal.look()
                     if due := self.settling.due(time.monotonic(), GROUP):
                         await self._look_closely(due)
             except OSError as error:
@@ -208,12 +194,12 @@ class Intake:
                 await asyncio.sleep(1.0)
 
     async def close(self) -> None:
-        """End what is being examined, and the threads."""
+        """End what is being examined, and the thread."""
         tasks = [*self._examined.values(), *self._retries]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._thread.shutdown()
+        self._surveyor.close()
 
     def tell_unsettled(self) -> None:
         """Report files that never rest, each once."""
@@ -222,7 +208,7 @@ class Intake:
 
     async def _wait(self) -> None:
         """Wait until there is something to look at."""
-        while not self._fresh:
+        while not self._withdrawal.is_due:
             due = self.settling.next_due()
             timeout = None if due is None else due - time.monotonic()
             if timeout is not None and timeout <= 0:
@@ -234,43 +220,9 @@ class Intake:
             except TimeoutError:
                 return
 
-    async def _look_early(self, paths: Sequence[bytes]) -> None:
-        """Look at paths that are not at rest, for a signature that is stale already."""
-        soon = time.monotonic() + _SOON_SECONDS
-        restlesses = {path: self.settling.get(path) for path in paths}
-        waiting = [path for path, restless in restlesses.items() if restless is not None and restless.due > soon]
-        if not waiting:
-            return
-        looks, known = await self._survey(waiting, closely=False)
-        stale: list[Look] = []
-        doubtful: list[Look] = []
-        for look in looks:
-            restless = self.settling.get(look.path)
-            if restless is None or look.fingerprint is None:
-                continue
-            self.settling.observe(look.path, look.fingerprint, time.monotonic())
-            is_known_stale = is_stale(look, known.get(look.path), written=restless.written)
-            (stale if is_known_stale else doubtful).append(look)
-        await self._withdraw_changed(stale)
-        for look in doubtful:
-            if await self._is_other_content(look, known.get(look.path)):
-                await self._withdraw_changed([look])
-
-    async def _is_other_content(self, look: Look, entry: Entry | None) -> bool:
-        """Tell, of a file that looks touched, whether its content is another; a large one's is read once it rests."""
-        if not is_stale(look, entry, written=True) or look.fingerprint is None or entry is None:
-            return False
-        if look.fingerprint.size > _SOON_BYTES:
-            return False
-        digest = partial(self._parts.outbox.digest, look.path, look.fingerprint)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, digest) != entry.sha256
-        except (MovedOnError, OSError):
-            return False
-
     async def _look_closely(self, paths: Sequence[bytes]) -> None:
         """Look at paths whose quiet time has passed, and decide about those that rest."""
-        looks, known = await self._survey(paths, closely=True)
+        looks, known = await self._survey(paths)
         now, wall = time.monotonic(), time.time()
         missing = set(paths) - {look.path for look in looks}
         for path in missing:  # could not be looked at: a directory without permission, an I/O error
@@ -288,14 +240,8 @@ class Intake:
             except OSError as error:
                 self._parts.observer.defect(error)
 
-    async def _survey(self, paths: Sequence[bytes], *, closely: bool) -> tuple[list[Look], dict[bytes, Entry]]:
-        look = partial(self._parts.outbox.look, paths, closely=closely)
-        gate, loop = self._parts.gate, asyncio.get_running_loop()
-        while any(map(is_shortage, looks := await loop.run_in_executor(self._thread, look))):
-            gate.hold("resources", f"no file can be looked at: {SHORTAGE}", by=self)
-            await asyncio.sleep(_SHORTAGE_SECONDS)
-        gate.release(self)
-        return [look for look in looks if isinstance(look, Look)], await self._parts.journal.lookup(paths)
+    async def _survey(self, paths: Sequence[bytes]) -> tuple[list[Look], dict[bytes, Entry]]:
+        return await self._surveyor.look(paths, closely=True), await self._withdrawal.lookup(paths)
 
     # Decisions carried out
 
@@ -336,7 +282,7 @@ class Intake:
     async def _refuse(self, look: Look, entry: Entry | None) -> None:
         """Leave a file alone that can't be signed for what it is; say so once, however often it changes."""
         if entry is not None and entry.state is State.SIGNED:
-            await self._withdraw([look.path])
+            await self._withdrawal.withdraw([look.path])
         assert look.fingerprint is not None, "what is refused is there"
         reason = look.refusal or ""
         self._parts.journal.refuse(look.path, look.fingerprint, reason)
@@ -349,7 +295,7 @@ class Intake:
         if look.sign_mtime_ns is not None:
             if entry is not None and entry.state is State.SIGNED:
                 self._parts.observer.changed(look.path)
-            await self._withdraw([look.path])
+            await self._withdrawal.withdraw([look.path])
         assert look.fingerprint is not None, "what is admitted is there"
         drop = Drop(look.path, look.fingerprint, 0, time.time(), self._parts.journal.next_ticket())
         self._parts.journal.queue(drop)
@@ -357,16 +303,6 @@ class Intake:
         self._parts.queue.put(drop)
         reach("lined_up")
         self._parts.observer.queued(drop, found=found)
-
-    async def _withdraw_changed(self, looks: Sequence[Look]) -> None:
-        for look in looks:
-            self._parts.observer.changed(look.path)
-        await self._withdraw([look.path for look in looks])
-
-    async def _withdraw(self, paths: Sequence[bytes]) -> None:
-        withdraw = partial(self._parts.outbox.withdraw, paths)
-        for path in await asyncio.get_running_loop().run_in_executor(self._thread, withdraw) if paths else ():
-            self._parts.observer.withdrawn(path)
 
     def _withdraw_note(self, entry: Entry | None) -> None:
         """Remove the FILE.sign-error of a failure that no longer holds, or was about to be recorded at a crash."""

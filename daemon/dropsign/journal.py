@@ -15,15 +15,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from dropsign import rows, schema
+from dropsign import claim, rows, schema
 from dropsign.chain import Head
 from dropsign.commits import CommitThread
 from dropsign.errors import JournalError
 from dropsign.history import History, prune
-from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, State
+from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, Stamp, State
 from dropsign.trouble import Trouble
 
 T = TypeVar("T")
+
+_UNKNOWN: Final = (None, None)
+"""A stamp that is not known."""
 
 PAGE: Final = 1000
 """Rows fetched at a time by long reads, so that others get their turn in between."""
@@ -38,6 +41,7 @@ class Journal:
         *,
         on_trouble: Callable[[Trouble | None], object] = lambda _: None,
         on_defect: Callable[[Exception], None] = lambda _: None,
+        purpose: str = "run",
     ) -> None:
         """Open the journal, creating or migrating it as needed.
 
@@ -45,6 +49,7 @@ class Journal:
             path: the database; None keeps it in memory.
             on_trouble: told, from the journal's thread, why it cannot be used, and None once it can again.
             on_defect: told, from there too, of a write that the tables refuse, which only a defect can ask for.
+            purpose: the verb that it is opened for.
 
         Raises:
             JournalError: it cannot be opened, is no journal, or is newer than this program.
@@ -52,7 +57,7 @@ class Journal:
         self.path = path
         self._directories: dict[bytes, int] = {}
         self._history = History()
-        self._lock = None if path is None else schema.lock(path)
+        self._lock = None if path is None else claim.lock(path, purpose)
         try:
             connection = schema.connect(path)
             self.last_ticket = schema.highest_ticket(connection, path)
@@ -175,14 +180,14 @@ class Journal:
         """Yield the entries of one directory, sorted by name; blocks, and is for the scan's thread."""
         after = b""
         query = (
-            "SELECT name, state, device, inode, size, mtime_ns, ctime_ns FROM drops"
+            "SELECT name, state, device, inode, size, mtime_ns, ctime_ns, sign_inode, sign_ctime_ns FROM drops"
             " WHERE directory = (SELECT id FROM directories WHERE path = ?) AND name > ? ORDER BY name LIMIT ?"
         )
         while True:
             page = (directory, after, PAGE)
             found = self._thread.ask(partial(_fetch, query=query, values=page)).result()
             for row in found:
-                yield Known(row[0], State(row[1]), Fingerprint(*row[2:]))
+                yield Known(row[0], State(row[1]), Fingerprint(*row[2:7]), rows.stamp(*row[7:]))
             if len(found) < PAGE:
                 return
             after = found[-1][0]
@@ -216,15 +221,15 @@ class Journal:
 
     def obtained(self, drop: Drop, signature: Signature) -> None:
         """Record a signature in the history, whose file moved on before it was published."""
-        self._write("obtain", lambda connection: self._signed(connection, drop, signature, published=False))
+        self._write("obtain", lambda connection: self._obtained(connection, drop, signature))
 
-    def sign(self, drop: Drop, signature: Signature) -> None:
-        """Record that FILE.sign lies beside this version, and the signature in the history."""
-        self._write("sign", lambda connection: self._signed(connection, drop, signature, published=True))
+    def sign(self, drop: Drop, signature: Signature, stamp: Stamp | None = None) -> None:
+        """Record that FILE.sign, with this stamp, lies beside this version, and the signature in the history."""
+        self._write("sign", lambda connection: self._signed(connection, drop, signature, stamp))
 
-    def keep(self, path: bytes, fingerprint: Fingerprint, signature_id: int) -> None:
-        """Record that a signature of the history, unchanged, is the one of this version."""
-        self._put("keep", path, State.SIGNED, fingerprint, signature=signature_id)
+    def keep(self, path: bytes, fingerprint: Fingerprint, signature_id: int, stamp: Stamp | None = None) -> None:
+        """Record that a signature of the history is this version's, and lies beside it, with this stamp."""
+        self._put("keep", path, State.SIGNED, fingerprint, stamp=stamp, signature=signature_id)
 
     def forget(self, paths: Iterable[bytes]) -> None:
         """Remove the entries of paths that are gone; the history stays."""
@@ -259,24 +264,29 @@ class Journal:
 
     # Rows
 
-    def _put(self, name: str, path: bytes, state: State, fingerprint: Fingerprint, **values: object) -> None:
+    def _put(self, name: str, path: bytes, state: State, fingerprint: Fingerprint, **values: Any) -> None:
         self._write(name, lambda connection: self._upsert(connection, path, state, fingerprint, **values))
 
     def _upsert(
-        self, connection: sqlite3.Connection, path: bytes, state: State, fingerprint: Fingerprint, **values: object
-    ) -> None:
+        self, connection: sqlite3.Connection, path: bytes, state: State, fingerprint: Fingerprint,
+        *, stamp: Stamp | None = None, **values: object,
+    ) -> None:  # fmt: skip
         directory, name = self._locate(connection, path)
         given = (values.get(key) for key in ("ticket", "attempts", "not_before", "reason", "error", "signature"))
-        connection.execute(schema.UPSERT, (directory, name, state, *fingerprint, time.time(), *given))
+        connection.execute(
+            schema.UPSERT, (directory, name, state, *fingerprint, time.time(), *given, *(stamp or _UNKNOWN))
+        )
 
-    def _signed(self, connection: sqlite3.Connection, drop: Drop, signature: Signature, *, published: bool) -> None:
+    def _signed(self, connection: sqlite3.Connection, drop: Drop, signature: Signature, stamp: Stamp | None) -> None:
+        directory, _ = self._locate(connection, drop.path)
+        number = self._history.append(connection, directory, drop.path, signature, drop.attempts + 1)
+        self._upsert(connection, drop.path, State.SIGNED, drop.fingerprint, stamp=stamp, signature=number)
+
+    def _obtained(self, connection: sqlite3.Connection, drop: Drop, signature: Signature) -> None:
         directory, name = self._locate(connection, drop.path)
         number = self._history.append(connection, directory, drop.path, signature, drop.attempts + 1)
-        if published:
-            self._upsert(connection, drop.path, State.SIGNED, drop.fingerprint, signature=number)
-        else:
-            query = "UPDATE drops SET signature = ? WHERE directory = ? AND name = ?"
-            connection.execute(query, (number, directory, name))
+        query = "UPDATE drops SET signature = ? WHERE directory = ? AND name = ?"
+        connection.execute(query, (number, directory, name))
 
     def _delete(self, connection: sqlite3.Connection, paths: Sequence[bytes]) -> None:
         located = [self._locate(connection, path) for path in paths]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from dropsign.inquiry import Inquiry
-from dropsign.model import Fingerprint, Signature, State
+from dropsign.model import SIGN_SUFFIX, Fingerprint, Signature, State
 
 
 class Records:
@@ -44,6 +44,17 @@ class Records:
         if record["fingerprint"] != _fingerprint(path):
             return None
         return f"{record['state']}: {': '.join(filter(None, (record['reason'], record['error'])))}"
+
+    def cause(self, path: bytes) -> str | None:
+        """Say why a file that waits has no signature that matches; None where nothing more is known than that."""
+        record = self._records.get(path)
+        if record is None or record["settling"] or record["fingerprint"] != _fingerprint(path):
+            return None
+        if record["state"] == State.DEFERRED:
+            return f"deferred: {record['reason']}: {record['error']}"
+        if record["state"] == State.SIGNED and os.path.lexists(path + SIGN_SUFFIX):
+            return "somebody wrote over its FILE.sign, which a scan puts back; at once: dropsign sign FILE"
+        return None
 
     def fits(self, path: bytes, file: BinaryIO, signature: Signature) -> bool:  # noqa: ARG002 - as for a key
         """Tell whether a signature is the recorded one, and made for just this content."""

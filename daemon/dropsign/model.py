@@ -39,6 +39,21 @@ class Fingerprint(NamedTuple):
         return cls(status.st_dev, inode, status.st_size, mtime_ns, status.st_ctime_ns)
 
 
+class Stamp(NamedTuple):
+    """Tells a FILE.sign from whatever else somebody puts in its place: no user can set either.
+
+    ctime_ns is nanoseconds since the epoch.
+    """
+
+    inode: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "Stamp":
+        """Take the stamp from a stat result."""
+        return cls(status.st_ino & _INTEGER_MAX, status.st_ctime_ns)
+
+
 class State(StrEnum):
     """What the journal knows of a drop; the legal moves are in states.py."""
 
@@ -60,6 +75,8 @@ class Notice(StrEnum):
     """Found by a scan."""
     ASKED = "asked"
     """Asked for by an operator."""
+    BESIDE = "beside"
+    """Somebody else wrote its FILE.sign."""
 
 
 class Look(NamedTuple):
@@ -70,7 +87,8 @@ class Look(NamedTuple):
         fingerprint: of the file; None when it is gone (or never was a file).
         refusal: why it can't be signed for what it is, if so.
         writer: whether a process holds it open for writing; None when the kernel can't tell.
-        sign_mtime_ns: modification time of its FILE.sign, if there is one.
+        sign_mtime_ns: modification time of its FILE.sign, if there is one; a directory of that name is none.
+        stamp: of whatever has the name FILE.sign.
     """
 
     path: bytes
@@ -78,6 +96,7 @@ class Look(NamedTuple):
     refusal: str | None = None
     writer: bool | None = None
     sign_mtime_ns: int | None = None
+    stamp: Stamp | None = None
 
 
 @dataclass(slots=True)
@@ -119,6 +138,13 @@ class Signature:
     proof: tuple[bytes, str] | None = None
 
 
+class SignFile(NamedTuple):
+    """A FILE.sign that was read: its content, and its stamp before that."""
+
+    text: bytes
+    stamp: Stamp
+
+
 @dataclass(slots=True)
 class Entry:
     """What the journal knows of one path.
@@ -139,6 +165,7 @@ class Entry:
         signed_at: seconds since the epoch when that was.
         service: SHA-256 of the certificate that the service showed then.
         client: serial number of ours, in hex.
+        stamp: of the FILE.sign that was published or kept for this version; None where it is not known.
     """
 
     path: bytes
@@ -156,6 +183,7 @@ class Entry:
     signed_at: float | None = None
     service: bytes | None = None
     client: str | None = None
+    stamp: Stamp | None = None
 
 
 class Known(NamedTuple):
@@ -164,3 +192,4 @@ class Known(NamedTuple):
     name: bytes
     state: State
     fingerprint: Fingerprint
+    stamp: Stamp | None = None

@@ -38,6 +38,10 @@ class Notifier:
         """Say that the service ends, and how long that may take."""
         self._send("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int((seconds + 5) * 1e6)}")
 
+    def waiting(self, status: str, seconds: float) -> None:
+        """Say that the start waits for something, for so long at least."""
+        self._send(f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int((seconds + 5) * 1e6)}")
+
     def alive(self) -> None:
         """Give a sign of life."""
         self._send("WATCHDOG=1")

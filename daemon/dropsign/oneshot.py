@@ -159,6 +159,7 @@ class OneShot:
         journal = Journal(
             configuration.journal.path if selection.configured else None,
             on_trouble=lambda trouble: loop.call_soon_threadsafe(pipeline.on_journal_trouble, trouble),
+            purpose="sign",
         )
         signer = Signer(configuration.service, loaded)
         progress = _Progress(selection.root, self._listener)
@@ -292,7 +293,7 @@ class _Progress:
         """See parts.Observer."""
         self.end(path, "unchanged")
 
-    def republished(self, path: bytes) -> None:
+    def republished(self, path: bytes, reason: str) -> None:  # noqa: ARG002
         """See parts.Observer."""
         self.end(path, "republished")
 

@@ -37,10 +37,10 @@ from dropsign.directory import (
     has_writer,
     moved_if_absent,
     read_signature,
-    signed_at,
+    sign_status,
 )
 from dropsign.failpoints import reach
-from dropsign.model import ERROR_SUFFIX, SIGN_SUFFIX, Fingerprint, Look
+from dropsign.model import ERROR_SUFFIX, SIGN_SUFFIX, Fingerprint, Look, SignFile, Stamp
 from dropsign.root import Root
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -104,7 +104,11 @@ class Outbox(Root):
             if (refusal := refusal_of(status, name, self.max_bytes)) is not None:
                 return Look(path, None if stat.S_ISDIR(status.st_mode) else fingerprint, refusal)
             writer = has_writer(directory, name) if closely else None
-            return Look(path, fingerprint, None, writer, signed_at(directory, name + SIGN_SUFFIX))
+            sign = sign_status(directory, name + SIGN_SUFFIX)
+            if sign is None:
+                return Look(path, fingerprint, None, writer)
+            written_at = None if stat.S_ISDIR(sign.st_mode) else sign.st_mtime_ns
+            return Look(path, fingerprint, None, writer, written_at, Stamp.of(sign))
         except OSError as error:
             return Look(path) if error.errno in ABSENT else error
 
@@ -149,8 +153,8 @@ class Outbox(Root):
             drop.check()
         return hashed.digest()
 
-    def read_sign(self, path: bytes, beside: Fingerprint | None = None) -> bytes | None:
-        """Return the content of a drop's FILE.sign; None where there is none that could be a signature.
+    def read_sign(self, path: bytes, beside: Fingerprint | None = None) -> SignFile | None:
+        """Return a drop's FILE.sign; None where there is none that could be a signature.
 
         Somebody else may have written it, or we, shortly before we were killed. It is fsynced, with its directory, as
         the journal is to rely on it.
@@ -170,10 +174,10 @@ class Outbox(Root):
                 if beside is None:
                     return None
                 raise moved_if_absent(error, path) from None
-            text = read_signature(directory, name + SIGN_SUFFIX)
-            if text is None and beside is not None:  # by one descriptor, wherever the directory is moved meanwhile
+            found = read_signature(directory, name + SIGN_SUFFIX)
+            if found is None and beside is not None:  # by one descriptor, wherever the directory is moved meanwhile
                 self._same(directory, name, path, beside)
-            return text
+            return found
 
     def withdraw(self, paths: Sequence[bytes]) -> list[bytes]:
         """Remove stale FILE.sign, for good; return those drops that had one."""
@@ -192,23 +196,25 @@ class Outbox(Root):
                     reach("withdrawal_synced")
         return withdrawn
 
-    def publish(self, group: Sequence[Publication]) -> list[Exception | None]:
+    def publish(self, group: Sequence[Publication]) -> list[Stamp | Exception | None]:
         """Put signatures beside their files, whole or not at all: the one function that writes FILE.sign.
 
         Returns:
-            For each, None once it is on disk for good, or what kept it from there: MovedOnError or OSError.
+            For each, its stamp once it is on disk for good (None if somebody wrote over it just then), or what kept
+            it from there: MovedOnError or OSError.
         """
-        results: list[Exception | None] = [None] * len(group)
+        results: list[Stamp | Exception | None] = [None] * len(group)
         with self.directories(most=None) as opened:
             written = self._write(opened, group, results)
             touched = set()
-            for index, (directory, name, temporary) in written.items():
+            for index, (directory, name, temporary, status) in written.items():
                 try:
                     self._same(directory, name, group[index].path, group[index].fingerprint)
                     reach("compared")
                     os.rename(temporary, name + SIGN_SUFFIX, src_dir_fd=directory, dst_dir_fd=directory)
                     reach("renamed")
                     touched.add(directory)
+                    results[index] = _stamp(directory, name + SIGN_SUFFIX, status)
                 except (OSError, MovedOnError) as error:
                     _discard(directory, temporary)
                     results[index] = _explained(error)
@@ -218,15 +224,16 @@ class Outbox(Root):
                     reach("directory_synced")
                 except OSError as error:
                     for index in written:
-                        if written[index][0] == directory and results[index] is None:
+                        if written[index][0] == directory and not isinstance(results[index], Exception):
                             results[index] = error
         return results
 
     def _write(
-        self, opened: Directories, group: Sequence[Publication], results: list[Exception | None]
-    ) -> dict[int, tuple[int, bytes, bytes]]:
-        """Write and fsync a temporary for each; return where those that worked lie: directory, name, temporary."""
-        written: dict[int, tuple[int, int, bytes, bytes]] = {}
+        self, opened: Directories, group: Sequence[Publication], results: list[Stamp | Exception | None]
+    ) -> dict[int, tuple[int, bytes, bytes, os.stat_result]]:
+        """Write and fsync a temporary for each; return those that worked: directory, name, temporary, its status."""
+        opened_files: dict[int, tuple[int, int, bytes, bytes]] = {}
+        written: dict[int, tuple[int, bytes, bytes, os.stat_result]] = {}
         for index, publication in enumerate(group):
             try:
                 directory, name = opened.of(publication.path)
@@ -236,7 +243,7 @@ class Outbox(Root):
             except (OSError, MovedOnError) as error:
                 results[index] = moved_if_absent(error, publication.path)
                 continue
-            written[index] = fd, directory, name, temporary
+            opened_files[index] = fd, directory, name, temporary
             reach("temporary_created")
             try:
                 os.fchmod(fd, self.sign_mode)
@@ -246,18 +253,19 @@ class Outbox(Root):
                 reach("temporary_written")
             except OSError as error:
                 results[index] = error
-        for index, (fd, directory, _, temporary) in written.items():
+        for index, (fd, directory, name, temporary) in opened_files.items():
             try:
                 if results[index] is None:
                     os.fsync(fd)
                     reach("temporary_synced")
+                    written[index] = directory, name, temporary, os.fstat(fd)
             except OSError as error:
                 results[index] = error
             finally:
                 os.close(fd)
             if results[index] is not None:
                 _discard(directory, temporary)
-        return {index: where[1:] for index, where in written.items() if results[index] is None}
+        return written
 
     @staticmethod
     def _same(directory: int, name: bytes, path: bytes, fingerprint: Fingerprint) -> None:
@@ -300,6 +308,19 @@ class Outbox(Root):
                 return os.stat(name + ERROR_SUFFIX, dir_fd=directory, follow_symlinks=False).st_size > 0
         except OSError:
             return False
+
+
+def _stamp(directory: int, name: bytes, published: os.stat_result) -> Stamp | None:
+    """Return the stamp of a FILE.sign that was just renamed to its name; None if it is not what was written.
+
+    Only the rename changes its ctime. It is looked at by name: its descriptor was closed before, so that nobody who
+    watches the directory hears of a FILE.sign being closed after it was there.
+    """
+    now = sign_status(directory, name)
+    if now is None:
+        return None
+    same = [getattr(now, key) == getattr(published, key) for key in ("st_ino", "st_size", "st_mtime_ns")]
+    return Stamp.of(now) if all(same) else None
 
 
 def _explained(error: Exception) -> Exception:

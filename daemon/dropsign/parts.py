@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from dropsign.contention import Contention
 from dropsign.gate import Gate
 from dropsign.journal import Journal
 from dropsign.localqueue import LocalQueue
@@ -15,6 +16,13 @@ from dropsign.verifier import Verifier
 
 CHANGED: Final = "changed"
 """Why a drop rests whose file moved on while it was read."""
+
+
+MISSING: Final = "missing"
+"""Why a FILE.sign was put back: there was none."""
+
+OVERWRITTEN: Final = "overwritten"
+"""Why a FILE.sign was put back: what had its name was not what had been published."""
 
 
 class Observer(Protocol):
@@ -29,8 +37,8 @@ class Observer(Protocol):
     def adopted(self, path: bytes, signature: Signature) -> None:
         """A FILE.sign that the journal did not know is kept."""
 
-    def republished(self, path: bytes) -> None:
-        """A FILE.sign was put back from the journal."""
+    def republished(self, path: bytes, reason: str) -> None:
+        """A FILE.sign was put back from the journal: it was `MISSING`, or `OVERWRITTEN`."""
 
     def deferred(self, drop: Drop, reason: str, error: str, seconds: float) -> None:
         """The drop rests for some seconds."""
@@ -74,6 +82,7 @@ class Parts:
     gate: Gate
     publish: Publisher
     verifier: Verifier | None
+    contention: Contention
     observer: Observer
 
     async def proves(self, path: bytes, fingerprint: Fingerprint, signature: Signature) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from random import Random
 
 from dropsign.config import Configuration
+from dropsign.contention import Contention
 from dropsign.descriptors import raise_limit, requests_borne
 from dropsign.filters import Filters
 from dropsign.gate import Closed, Gate
@@ -91,6 +92,7 @@ class Pipeline:
             gate=self.gate,
             publish=Publisher(doors.outbox, self.gate, at_once=min(borne, PUBLISHED_AT_ONCE)),
             verifier=doors.verifier,
+            contention=Contention(),
             observer=listeners.observer,
         )
         self.intake = Intake(

@@ -23,6 +23,9 @@ class Identity(Protocol):
     def serial(self) -> str:
         """The number of our certificate, in hexadecimal."""
 
+    def require(self, now: float) -> None:
+        """Raise a SigningError if it does not hold at a time (seconds since the epoch)."""
+
 
 class Backlog(Protocol):
     """Where drops wait that have no room in memory."""

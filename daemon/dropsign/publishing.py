@@ -4,11 +4,13 @@ Each try writes a new temporary file: an fsync that failed is never taken back b
 """
 
 import asyncio
+import os
 from typing import Final
 
 from dropsign.errors import unwritable_reason
 from dropsign.gate import Gate
 from dropsign.grouping import Grouping
+from dropsign.model import Stamp
 from dropsign.outbox import Outbox, Publication
 
 RETRY_SECONDS: Final = 1.0
@@ -32,11 +34,11 @@ class Publisher:
         """
         self._outbox = outbox
         self._gate = gate
-        self._group: Grouping[Publication, None] = Grouping(outbox.publish, name="publish", limit=at_once)
+        self._group: Grouping[Publication, Stamp | None] = Grouping(outbox.publish, name="publish", limit=at_once)
         self._impatient = asyncio.Event()
 
-    async def __call__(self, publication: Publication) -> None:
-        """Publish, however long it takes until there is room.
+    async def __call__(self, publication: Publication) -> Stamp | None:
+        """Publish, however long it takes until there is room; return the stamp of FILE.sign (see Outbox.publish).
 
         Raises:
             MovedOnError: the file is not that version any more.
@@ -50,7 +52,8 @@ class Publisher:
                     reason = unwritable_reason(error)
                     if reason is None or self._impatient.is_set():
                         raise
-                    detail = f"cannot write to {self._outbox.root}: {error.strerror}; {_REMEDIES[reason]}"
+                    directory = self._outbox.root / os.fsdecode(os.path.dirname(publication.path))
+                    detail = f"cannot write to {directory}: {error.strerror}; {_REMEDIES[reason]}"
                     self._gate.hold(reason, detail, by=publication.path)
                 await self._pause()
         finally:

@@ -2,13 +2,21 @@
 
 import time
 from collections.abc import Mapping
+from typing import Final
 
+from dropsign.contention import UNCONTESTED_SECONDS
 from dropsign.gate import Closed
 from dropsign.log import Log, path_text
 from dropsign.metrics import Metrics
 from dropsign.model import Drop, Signature
+from dropsign.parts import OVERWRITTEN
 from dropsign.recent import Durations, Throughput
 from dropsign.rescan import Finished
+
+_OVERWRITTEN: Final = (
+    "find out who writes there, as only dropsign should; what is written over again within"
+    f" {UNCONTESTED_SECONDS:g} s is put back at the next scan"
+)
 
 
 class Report:
@@ -54,10 +62,13 @@ class Report:
         self._count("adopted")
         self._log.info("file.adopted", path=path_text(path), size=signature.size, sha256=signature.sha256.hex())
 
-    def republished(self, path: bytes) -> None:
-        """See parts.Observer."""
+    def republished(self, path: bytes, reason: str) -> None:
+        """See parts.Observer; that somebody writes over signatures is worth a warning."""
         self._count("republished")
-        self._log.info("file.republished", path=path_text(path))
+        if reason == OVERWRITTEN:
+            self._log.warning("file.republished", path=path_text(path), reason=reason, remedy=_OVERWRITTEN)
+        else:
+            self._log.info("file.republished", path=path_text(path), reason=reason)
 
     def deferred(self, drop: Drop, reason: str, error: str, seconds: float) -> None:
         """See parts.Observer; that a file cannot be read is said once."""

@@ -8,6 +8,23 @@ from dropsign.directory import DIRECTORY, mount_point
 from dropsign.errors import OutboxError, OutboxLockedError
 
 
+def is_locked(root: Path) -> bool:
+    """Tell whether a dropsign process works on a directory."""
+    try:
+        fd = os.open(os.path.realpath(root), DIRECTORY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return False
+
+
 class Root:
     """A directory that is kept open, whatever becomes of its path."""
 

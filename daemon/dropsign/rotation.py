@@ -1,7 +1,9 @@
 """Takes up credentials that change on disk, if they are good, and warns of certificates that end soon."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
@@ -16,13 +18,21 @@ from dropsign.signer import Signer
 EXPIRY_WARNING_DAYS: Final = 14
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why credentials on disk are not taken up, and since when (seconds since the epoch)."""
+
+    error: str
+    since: float
+
+
 class Rotation:
     """Knows the credentials in use, and replaces them."""
 
     def __init__(
         self, configuration: Configuration, environment: Mapping[str, str], *, log: Log, metrics: Metrics
     ) -> None:
-        """Load the credentials.
+        """Load the credentials; those that have expired will do, and keep the gate shut until others lie there.
 
         Raises:
             CredentialsError: they cannot be used.
@@ -34,7 +44,9 @@ class Rotation:
         self._warned: set[str] = set()
         self._turn = asyncio.Lock()
         self._refused: credentials.Stamp | None = None
-        self.current = credentials.load(configuration, environment)
+        self.current = credentials.load(configuration, environment, untimely=True)
+        self.refusal: Refusal | None = None
+        """What is wrong with those on disk, if others than these lie there."""
         self._announce()
 
     @property
@@ -63,18 +75,25 @@ class Rotation:
         """
         async with self._turn:
             if (stamp := self.current.changed_on_disk()) is None:
+                self.refusal = None  # or they are just being replaced, and the next check says so again
                 return False
             try:
                 fresh = await asyncio.to_thread(credentials.load, self.configuration, self._environment)
                 if trial():
                     await signer.handshake(fresh)
             except (ConfigurationError, SigningError) as error:
-                if stamp == self._refused and self._is_news(str(error)):
-                    self._log.error("credentials.refused", error=str(error))
+                if stamp == self._refused:
+                    self._refuse(str(error))
                 self._refused = stamp
                 return False
             await self._use(fresh, signer)
             return True
+
+    def _refuse(self, error: str) -> None:
+        if self.refusal is None or self.refusal.error != error:
+            self.refusal = Refusal(error, time.time())
+        if self._is_news(error):
+            self._log.error("credentials.refused", error=error)
 
     async def reload(self, configuration: Configuration, signer: Signer, *, trial: bool) -> None:
         """Use another configuration and its credentials, after a trial handshake that the service may sit out.
@@ -95,7 +114,7 @@ class Rotation:
             await self._use(fresh, signer)
 
     async def _use(self, fresh: Credentials, signer: Signer) -> None:
-        self.current = fresh
+        self.current, self.refusal = fresh, None
         self._warned.clear()
         await signer.renew(fresh)
         self._announce()

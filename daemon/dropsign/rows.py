@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from dropsign.model import Entry, Fingerprint, State
+from dropsign.model import Entry, Fingerprint, Stamp, State
 
 COLUMNS: Final = (
     "d.name, d.state, d.device, d.inode, d.size, d.mtime_ns, d.ctime_ns, s.sha256, d.signature, d.attempts,"
     " d.not_before, d.since, d.reason, d.error, s.size, s.text, s.at,"
-    " c.service, c.client"
+    " c.service, c.client, d.sign_inode, d.sign_ctime_ns"
 )
 """What `entry` makes an entry of, from `drops d LEFT JOIN signatures s` and the certificates."""
 
@@ -38,7 +38,13 @@ def entry(directory: bytes, row: Sequence[Any]) -> Entry:
         directory: relative to the outbox.
         row: the values of `COLUMNS`.
     """
-    return Entry(join(directory, row[0]), State(row[1]), Fingerprint(*row[2:7]), *row[7:])
+    values = (*row[7:-2], stamp(*row[-2:]))
+    return Entry(join(directory, row[0]), State(row[1]), Fingerprint(*row[2:7]), *values)
+
+
+def stamp(inode: int | None, ctime_ns: int | None) -> Stamp | None:
+    """Return the stamp that a row holds, if any."""
+    return None if inode is None or ctime_ns is None else Stamp(inode, ctime_ns)
 
 
 def lookup(connection: sqlite3.Connection, paths: Sequence[bytes]) -> dict[bytes, Entry]:

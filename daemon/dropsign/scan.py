@@ -6,17 +6,17 @@ grows with the largest directory, not with the tree, and a million unchanged fil
 
 import os
 import stat
-from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dropsign.directory import ABSENT
+from dropsign.admission import is_in_place
+from dropsign.directory import ABSENT, sign_status
 from dropsign.errors import OutboxError, is_shortage
 from dropsign.failpoints import reach
 from dropsign.filters import TEMPORARY, Filters
-from dropsign.model import SIGN_SUFFIX, Fingerprint, Known, State
+from dropsign.model import SIGN_SUFFIX, Fingerprint, Known, Stamp, State
 from dropsign.outbox import Outbox
 
 CHUNK = 512
@@ -138,7 +138,7 @@ class Scan:
         return below if self._recursive else []
 
     def _read(self, fd: int, prefix: bytes) -> tuple[list[bytes], list[bytes]]:
-        """Return a directory's names that matter, sorted, and the paths of its sub-directories."""
+        """Return the names in a directory that may be drops, sorted, and the paths of its sub-directories."""
         names, below = [], []
         with os.scandir(fd) as entries:
             for entry in entries:
@@ -147,7 +147,7 @@ class Scan:
                     if self._filters.enters(prefix + name):
                         below.append(prefix + name)
                 elif name.endswith(SIGN_SUFFIX):
-                    names.append(name)
+                    continue  # each is looked at together with its drop
                 elif (temporary := TEMPORARY.match(name)) is not None:
                     self._remove_leftover(fd, name, temporary["instance"])
                 elif self._filters.accepts(prefix + name):
@@ -160,8 +160,6 @@ class Scan:
         entries = iter(known)
         entry = next(entries, None)
         for name in names:
-            if name.endswith(SIGN_SUFFIX):
-                continue
             while entry is not None and entry.name < name:
                 self._tell(prefix + entry.name, None)
                 entry = next(entries, None)
@@ -175,19 +173,19 @@ class Scan:
                     self._unreadable(prefix[:-1], error)
                 continue
             self.tally.files += 1
-            if matched is None or not self._is_settled(matched, fingerprint, names):
+            if matched is None or not self._is_settled(matched, fingerprint, fd):
                 self._tell(prefix + name, fingerprint)
         self._gone(prefix[:-1], ([] if entry is None else [entry, *entries]))
 
-    def _is_settled(self, known: Known, fingerprint: Fingerprint, names: list[bytes]) -> bool:
-        """Tell whether nothing is to be done about a file."""
+    def _is_settled(self, known: Known, fingerprint: Fingerprint, fd: int) -> bool:
+        """Tell whether nothing is to be done about a file in an open directory."""
         if known.fingerprint != fingerprint or known.state is State.REFUSED:  # what refused it may have changed
             return False
-        if known.state is not State.SIGNED or not self._republish_missing:
+        if known.state is not State.SIGNED:
             return True
-        sign = known.name + SIGN_SUFFIX
-        index = bisect_left(names, sign)
-        return index < len(names) and names[index] == sign
+        sign = sign_status(fd, known.name + SIGN_SUFFIX)
+        found = None if sign is None else Stamp.of(sign)
+        return is_in_place(found, known.stamp, republish_missing=self._republish_missing)
 
     def _remove_leftover(self, fd: int, name: bytes, instance: bytes) -> None:
         """Remove a temporary that a process before this one left; our own are in use."""

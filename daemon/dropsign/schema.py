@@ -1,6 +1,5 @@
 """The journal's tables: what the database file is, how it is opened, and how an older one becomes this one."""
 
-import fcntl
 import os
 import sqlite3
 import time
@@ -10,8 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from dropsign import claim
 from dropsign.chain import GENESIS, Head, Record, digest
-from dropsign.errors import JournalError, OutboxLockedError
+from dropsign.errors import JournalError
 from dropsign.model import State
 from dropsign.states import MOVES
 from dropsign.trouble import explain
@@ -78,6 +78,10 @@ MIGRATIONS: Final[list[list[str]]] = [
         "ALTER TABLE signatures ADD COLUMN hash BLOB NOT NULL DEFAULT x''",
         "UPDATE signatures SET attempt = attempt + 1",
     ],
+    [  # the model.Stamp of a signed drop's FILE.sign; where it is not known, a scan has it looked at once
+        "ALTER TABLE drops ADD COLUMN sign_inode INTEGER",
+        "ALTER TABLE drops ADD COLUMN sign_ctime_ns INTEGER",
+    ],
 ]
 """For each version, what makes it of the one before; the last is the present one."""
 
@@ -104,20 +108,23 @@ _FILLINGS: Final[dict[int, Callable[[sqlite3.Connection], None]]] = {2: _chain_h
 
 UPSERT: Final = """
     INSERT INTO drops (directory, name, state, device, inode, size, mtime_ns, ctime_ns, since,
-                       ticket, attempts, not_before, reason, error, signature)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ifnull(?, 0), ifnull(?, 0), ?, ?, ?)
+                       ticket, attempts, not_before, reason, error, signature,
+                       sign_inode, sign_ctime_ns)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ifnull(?, 0), ifnull(?, 0), ?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET state = excluded.state, device = excluded.device, inode = excluded.inode,
         size = excluded.size, mtime_ns = excluded.mtime_ns, ctime_ns = excluded.ctime_ns, since = excluded.since,
         ticket = excluded.ticket, attempts = excluded.attempts, not_before = excluded.not_before,
         reason = excluded.reason, error = excluded.error,
-        signature = ifnull(excluded.signature, drops.signature)"""
+        signature = ifnull(excluded.signature, drops.signature),
+        sign_inode = excluded.sign_inode, sign_ctime_ns = excluded.sign_ctime_ns"""
 
 
 def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection:
     """Open a journal, creating or migrating it unless it is only to be read.
 
     Raises:
-        JournalError: it cannot be opened, is no journal, is damaged, or is newer than this program.
+        JournalError: it cannot be opened, is no journal, is damaged, is newer than this program, or is older and only
+            to be read.
     """
     name = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rwc'}" if path else ":memory:"
     with explained(path):
@@ -166,11 +173,14 @@ def _prepare(connection: sqlite3.Connection, path: Path | None, *, read_only: bo
     """Find out whether a database is a sound journal, and bring it up to date.
 
     Raises:
-        JournalError: it is another program's, or newer than this one.
+        JournalError: it is another program's, newer than this one, or older and only to be read.
         sqlite3.Error: it cannot be used.
     """
     connection.execute(f"PRAGMA busy_timeout = {_FIRST_BUSY_MILLISECONDS}")
-    _identify(connection, path)
+    version = _identify(connection, path)
+    if read_only and 0 < version < len(MIGRATIONS):
+        msg = f"journal.path: {path} was written by an older dropsign; start the daemon once to bring it up to date"
+        raise JournalError(msg)
     if not read_only:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -203,32 +213,6 @@ def _look_for_damage(connection: sqlite3.Connection) -> None:
         raise damage
 
 
-def lock(path: Path) -> int:
-    """Keep other processes off a journal, until the descriptor that is returned is closed.
-
-    Raises:
-        OutboxLockedError: another process has it.
-        JournalError: the lock cannot be made, or the path is a directory.
-    """
-    if path.is_dir():
-        msg = f"journal.path: {path} is a directory; name a file in it, such as {path / 'journal.sqlite3'}"
-        raise JournalError(msg)
-    name = path.with_name(path.name + ".lock")
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        msg = f"journal.path: {name} cannot be made: {error.strerror}; its directory must be writable"
-        raise JournalError(msg) from None
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        msg = f"journal.path: another dropsign uses {path}; give each outbox a journal of its own"
-        raise OutboxLockedError(msg) from None
-    return fd
-
-
 def set_aside(path: Path) -> Path | None:
     """Move a journal out of the way, so that the next start makes a new one from what lies in the outbox.
 
@@ -239,7 +223,7 @@ def set_aside(path: Path) -> Path | None:
         OutboxLockedError: another process uses it.
         JournalError: it cannot be moved.
     """
-    held = lock(path)
+    held = claim.lock(path)
     moment = time.strftime("%Y%m%dT%H%M%S")
     names = (f"{path.name}.aside-{moment}{'-' if number else ''}{number or ''}" for number in count())
     aside = next(path.with_name(name) for name in names if not path.with_name(name).exists())
@@ -256,7 +240,12 @@ def set_aside(path: Path) -> Path | None:
     return aside if aside.exists() else None
 
 
-def _identify(connection: sqlite3.Connection, path: Path | None) -> None:
+def _identify(connection: sqlite3.Connection, path: Path | None) -> int:
+    """Return the version of a journal's tables; 0 of one that has none yet.
+
+    Raises:
+        JournalError: it is another program's, or newer than this one.
+    """
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -266,6 +255,7 @@ def _identify(connection: sqlite3.Connection, path: Path | None) -> None:
     if version > len(MIGRATIONS):
         msg = f"journal.path: {path} was written by a newer dropsign (schema {version}); install that or a later one"
         raise JournalError(msg)
+    return int(version)
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

@@ -22,6 +22,9 @@ PATIENCE_SECONDS: Final = 1.0
 _FINISHED: Final = frozenset({Notice.CLOSED, Notice.MOVED})
 """Notices after which the short quiet time is enough."""
 
+_NOTHING_NEW: Final = frozenset({Notice.FOUND, Notice.BESIDE})
+"""Notices that add nothing to what events told of the file itself."""
+
 
 def is_young(fingerprint: Fingerprint, wall: float) -> bool:
     """Tell whether a file changed so shortly ago that a further change might not show in its fingerprint.
@@ -81,14 +84,18 @@ class Settling:
         """Return what is known of a path, if it is restless."""
         return self._restless.get(path)
 
+    def paths(self) -> list[bytes]:
+        """Return all of them, in the order in which they were noticed."""
+        return list(self._restless)
+
     def touch(self, path: bytes, notice: Notice, now: float) -> bool:
         """Take a notice in; return whether the path was at rest before."""
         restless = self._restless.get(path)
         new = restless is None
         if restless is None:
             restless = self._restless[path] = Restless(notice, now, now)
-        elif notice is Notice.FOUND:
-            return False  # a scan adds nothing to what events told
+        elif notice in _NOTHING_NEW:
+            return False
         restless.notice = notice
         restless.found = restless.found and notice is Notice.FOUND
         if notice is Notice.MODIFIED:

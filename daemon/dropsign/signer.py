@@ -12,8 +12,9 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Final
 from urllib.parse import urlsplit
@@ -83,7 +84,6 @@ class Signer:
         self._url = URL(service.url + service.sign_path, encoded=True)
         self._requests: Counter[aiohttp.ClientSession] = Counter()
         self._use(identity)
-        self._last_date = ""
         self.clock_skew_seconds: float | None = None
         """This machine's clock minus the service's, at the last answer that had a date."""
 
@@ -91,7 +91,7 @@ class Signer:
         path = urlsplit(self._service.url).path + self._service.sign_path
         self._authenticator = esauth.RequestSigner(identity.application, path)
         self._app_key = identity.application.key
-        self._context, self._serial = identity.context, identity.serial
+        self._identity, self._context, self._serial = identity, identity.context, identity.serial
         self._session: aiohttp.ClientSession | None = None
 
     def _connected(self) -> aiohttp.ClientSession:
@@ -210,7 +210,9 @@ class Signer:
         Raises:
             SigningError: that failed; it says whose fault it was.
         """
-        context = identity.context if identity is not None else self._context
+        identity = identity or self._identity
+        identity.require(time.time())
+        context = identity.context
         try:
             async with asyncio.timeout(self._service.connect_timeout_seconds):
                 reader, writer = await asyncio.open_connection(
@@ -249,6 +251,7 @@ class Signer:
             SigningError: there was none; it says whose fault that was.
             SourceError: a large file could not be read again as what it was.
         """
+        self._identity.require(time.time())
         serial = self._serial
         way = _Way()
         try:
@@ -358,14 +361,14 @@ class Signer:
         return SigningError(Fault.SERVICE, "unreachable", text, passing=True)
 
     def _note_date(self, response: aiohttp.ClientResponse) -> None:
-        date = response.headers.get("Date")
-        if date is None or date == self._last_date:  # most answers share a second
-            return
-        self._last_date = date
-        try:
-            self.clock_skew_seconds = time.time() - email.utils.parsedate_to_datetime(date).timestamp()
-        except (ValueError, OverflowError):
-            return
+        if (date := response.headers.get("Date")) is not None:
+            with suppress(ValueError, OverflowError):
+                self.clock_skew_seconds = time.time() - _seconds_at(date)
+
+
+@lru_cache(maxsize=1)  # most answers share a second
+def _seconds_at(date: str) -> float:
+    return email.utils.parsedate_to_datetime(date).timestamp()
 
 
 async def _note_new_connection(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:

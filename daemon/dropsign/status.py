@@ -27,6 +27,7 @@ class Status:
     running: bool
     version: str
     outbox: str
+    unit: str
     ready: bool = False
     not_ready_reasons: list[str] = field(default_factory=list)
     backlog: int = 0
@@ -46,6 +47,7 @@ class Status:
     gate: GateStatus = field(default_factory=GateStatus)
     certificates: dict[str, str] = field(default_factory=dict)
     certificates_days_left: dict[str, float] = field(default_factory=dict)
+    credentials_refused: dict[str, Any] | None = None
     last_scan: dict[str, Any] | None = None
     counts_are_old: bool = False
 
@@ -59,7 +61,7 @@ class Status:
         return asdict(self)
 
 
-def from_journal(path: Path, version: str, outbox: str, now: float) -> Status:
+def from_journal(path: Path, version: str, outbox: str, unit: str, now: float) -> Status:
     """Return what the journal alone can tell, while no daemon runs.
 
     Raises:
@@ -72,6 +74,7 @@ def from_journal(path: Path, version: str, outbox: str, now: float) -> Status:
         running=False,
         version=version,
         outbox=outbox,
+        unit=unit,
         not_ready_reasons=["no daemon runs"],
         backlog=counts[State.QUEUED] + counts[State.DEFERRED],
         signed=counts[State.SIGNED],

@@ -74,7 +74,15 @@ class Verification:
     Names in a directory are filtered as in an outbox; a file that is named itself is checked in any case.
     """
 
-    def __init__(self, proof: Proof, filters: Filters, *, recursive: bool = True, root: bytes | None = None) -> None:
+    def __init__(
+        self,
+        proof: Proof,
+        filters: Filters,
+        *,
+        recursive: bool = True,
+        root: bytes | None = None,
+        names_special: bool = False,
+    ) -> None:
         """Prepare.
 
         Args:
@@ -83,11 +91,13 @@ class Verification:
             recursive: sub-directories too.
             root: the outbox, to whose files the filters' patterns are relative; elsewhere they are relative to the
                 directory that is given.
+            names_special: give a verdict for links, FIFOs and the like too, instead of passing them over.
         """
         self._proof = proof
         self._filters = filters
         self._recursive = recursive
         self._root = root
+        self._names_special = names_special
 
     def verify(self, paths: Iterable[bytes]) -> Iterator[Verdict]:
         """Yield a verdict for each file given, and for each drop in each directory given, in order of names."""
@@ -139,6 +149,8 @@ class Verification:
             path = top + b"/" + found.name if found.name else top
             if found.kind is Kind.UNREADABLE:
                 yield Verdict(path, Finding.UNREADABLE, found.detail)
+            elif found.kind is Kind.SPECIAL and self._names_special:
+                yield Verdict(path, Finding.UNREADABLE, f"{found.detail}, which is never signed")
             elif found.kind is Kind.DROP:
                 if found.name == manifest.NAME and (listed := _bundled(path)) is not None:
                     yield from _absent(top, listed)

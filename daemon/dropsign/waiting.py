@@ -1,6 +1,7 @@
 """Waits until files are signed and their signatures match, for release scripts."""
 
 import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -87,13 +88,15 @@ class Waiting:
         elif (reason := self._given_up(path, verdict)) is not None:
             result.given_up[path] = reason
         else:
-            result.waiting[path] = verdict.detail or verdict.finding
+            result.waiting[path] = self._records.cause(path) or verdict.detail or verdict.finding
         if verdict.finding is not Finding.MISSING:
             self._seen.add(path)
 
     def _given_up(self, path: bytes, verdict: Verdict) -> str | None:
         known = self._records.given_up(path)
-        return verdict.detail if known is None and verdict.finding is Finding.UNREADABLE else known
+        if known is not None or verdict.finding is not Finding.UNREADABLE or _is_displaced(path):
+            return known
+        return verdict.detail
 
 
 def prepare(named: Iterable[bytes], configuration: Configuration, inquiry: Inquiry) -> Waiting:
@@ -120,7 +123,7 @@ def prepare(named: Iterable[bytes], configuration: Configuration, inquiry: Inqui
             raise ConfigurationError(msg)
     records = Records(inquiry)
     proof = records if given.key is None else Verifier.load(given.key, given.scheme)
-    verification = Verification(proof, filters, recursive=settings.recursive, root=root)
+    verification = Verification(proof, filters, recursive=settings.recursive, root=root, names_special=True)
     return Waiting(paths, verification, records, has_key=given.key is not None)
 
 
@@ -139,6 +142,14 @@ def absolute(paths: Iterable[bytes]) -> list[bytes]:
         whole = name in {b"", b".", b".."} or (os.path.isdir(path) and not os.path.islink(path))
         result.append(os.path.realpath(path) if whole else os.path.join(os.path.realpath(directory or b"."), name))
     return result
+
+
+def _is_displaced(path: bytes) -> bool:
+    """Tell whether something that is no file has the name of a signature, which the daemon will put right or say."""
+    try:
+        return not stat.S_ISREG(os.lstat(path + SIGN_SUFFIX).st_mode)
+    except OSError:
+        return False
 
 
 def _both(path: bytes) -> tuple[Fingerprint, Fingerprint] | None:

@@ -23,13 +23,20 @@ from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEv
 
 from dropsign.errors import is_shortage
 from dropsign.filters import is_ours
-from dropsign.model import Notice
+from dropsign.model import SIGN_SUFFIX, Notice
 from dropsign.threads import name_thread
 
 Batch = list[tuple[bytes, Notice]]
 
 _C: Final = InotifyConstants
-_FILES: Final = _C.IN_CLOSE_WRITE | _C.IN_MOVED_TO | _C.IN_CREATE | _C.IN_MODIFY
+_NOTICES: Final[dict[int, Notice]] = {
+    _C.IN_CLOSE_WRITE: Notice.CLOSED,
+    _C.IN_MOVED_TO: Notice.MOVED,
+    _C.IN_MODIFY: Notice.MODIFIED,
+    _C.IN_CREATE: Notice.CREATED,
+}
+_TOLD: Final = _C.IN_CLOSE_WRITE | _C.IN_MOVED_TO | _C.IN_MODIFY | _C.IN_CREATE
+_FILES: Final = _TOLD | _C.IN_MOVED_FROM
 _ITSELF: Final = _C.IN_DELETE_SELF | _C.IN_MOVE_SELF | _C.IN_ONLYDIR | _C.IN_EXCL_UNLINK | _C.IN_DONT_FOLLOW
 _ID: Final = CallbackId(0)
 
@@ -68,6 +75,8 @@ class _Reader(InotifyFD):
         self._is_pinged = False
         self.has_answered = True
         """Whether the thread gave a sign of life since the last ping."""
+        self._moved = -1
+        """The kernel's number of the last rename of a file of ours."""
         os.set_inheritable(self._inotify_fd, False)  # watchdog opens it without CLOEXEC  # noqa: FBT003
 
     def run(self) -> None:
@@ -77,7 +86,7 @@ class _Reader(InotifyFD):
             while (buffer := self._read_event_buffer(_BUFFER)) or (self._is_pinged and not self._closed):
                 self.answer()
                 for wd, mask, cookie, name in self._parse_event_buffer(buffer):
-                    if name and is_ours(name) and not mask & _C.IN_ISDIR:
+                    if name and is_ours(name) and not mask & _C.IN_ISDIR and not self._is_foreign(mask, cookie, name):
                         continue
                     if wd != -1 or mask & _C.IN_Q_OVERFLOW:
                         self.handle_event(InotifyEvent(wd, mask, cookie, name))
@@ -107,6 +116,14 @@ class _Reader(InotifyFD):
                 os.read(self._kill_r, 1)
                 self._is_pinged = False
         self.has_answered = True
+
+    def _is_foreign(self, mask: int, cookie: int, name: bytes) -> bool:
+        """Tell whether somebody else put something in the place of a FILE.sign; we only rename temporaries to it."""
+        if name.endswith(SIGN_SUFFIX):
+            return not mask & _C.IN_MOVED_FROM and cookie != self._moved
+        if mask & _C.IN_MOVED_FROM:
+            self._moved = cookie
+        return False
 
     def watch(self, path: bytes, mask: Mask, callback: "Watcher") -> WatchDescriptor:
         """Watch a directory; one that is watched already is only looked up.
@@ -159,7 +176,7 @@ class Watcher:
         self._stopped = False
         self._directories: dict[int, bytes] = {}
         self._unwatched: dict[bytes, Loss] = {}
-        self._mask = Mask(_FILES | _ITSELF | (_C.IN_MOVED_FROM if recursive else 0))
+        self._mask = Mask(_FILES | _ITSELF)
         self._loop = asyncio.get_running_loop()
         self._reader: _Reader | None = None
         self._root_wd = WatchDescriptor(-1)
@@ -236,14 +253,14 @@ class Watcher:
         path = directory + b"/" + event.name if directory else event.name
         if mask & _C.IN_ISDIR:
             self._on_directory(mask, path)
-        elif mask & _C.IN_CLOSE_WRITE:
-            self._put(path, Notice.CLOSED)
-        elif mask & _C.IN_MOVED_TO:
-            self._put(path, Notice.MOVED)
-        elif mask & _C.IN_MODIFY:
-            self._put(path, Notice.MODIFIED)
-        elif mask & _C.IN_CREATE:
-            self._put(path, Notice.CREATED)
+        notice = _NOTICES.get(mask & _TOLD)
+        if notice is None:
+            return
+        if event.name.endswith(SIGN_SUFFIX):
+            if event.name != SIGN_SUFFIX:
+                self._put(path.removesuffix(SIGN_SUFFIX), Notice.BESIDE)
+        elif not mask & _C.IN_ISDIR:
+            self._put(path, notice)
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         """Forget a directory that is gone, and watch what shows in its place where a file system was unmounted."""

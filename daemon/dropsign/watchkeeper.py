@@ -2,14 +2,17 @@
 
 import asyncio
 import errno
+import time
 from typing import Final
 
 from dropsign.config import Outbox as Settings
+from dropsign.contention import Contention
 from dropsign.errors import OutboxError
 from dropsign.gate import Gate
 from dropsign.intake import Intake
 from dropsign.log import Log
 from dropsign.metrics import Metrics
+from dropsign.model import Notice
 from dropsign.outbox import Outbox
 from dropsign.rescan import Rescan
 from dropsign.watcher import Batch, Loss, Watcher
@@ -29,6 +32,7 @@ class WatchKeeper:
         intake: Intake,
         rescan: Rescan,
         gate: Gate,
+        contention: Contention,
         log: Log,
         metrics: Metrics,
     ) -> None:
@@ -37,6 +41,7 @@ class WatchKeeper:
         self._intake = intake
         self._rescan = rescan
         self._gate = gate
+        self._contention = contention
         self._log = log
         self._metrics = metrics
         self._watcher: Watcher | None = None
@@ -161,7 +166,8 @@ class WatchKeeper:
     def _on_batch(self, batch: Batch) -> None:
         notice = self._intake.notice
         for path, kind in batch:
-            notice(path, kind)
+            if kind is not Notice.BESIDE or not self._contention.is_on(path, time.monotonic()):
+                notice(path, kind)
 
     def _on_loss(self, loss: Loss, detail: str) -> None:
         if loss is Loss.OVERFLOW:

@@ -327,10 +327,10 @@ class Pool:
         parts = self._parts
         moved_on = False
         try:
-            await parts.publish(Publication(drop.path, drop.fingerprint, signature.text))
+            stamp = await parts.publish(Publication(drop.path, drop.fingerprint, signature.text))
             if self._error_files:
                 parts.outbox.remove_error(drop.path)
-            parts.journal.sign(drop, signature)
+            parts.journal.sign(drop, signature, stamp)
             reach("recorded")
             parts.observer.signed(drop, signature, seconds)
         except MovedOnError:

@@ -23,9 +23,11 @@ def run(
 
     import asyncio
 
-    from dropsign import config, log, schema
+    from dropsign import config, log, schema, turn
     from dropsign.cli import console, streams
     from dropsign.daemon import Daemon
+    from dropsign.errors import ExitCode
+    from dropsign.notify import Notifier
 
     path = config.find(context.obj, os.environ)
     configuration = config.load(path, os.environ)
@@ -34,6 +36,8 @@ def run(
     logger = log.configure(configuration.log.format, configuration.log.level, configuration.log.file)
 
     async def serve() -> int:
+        if not await turn.come(configuration, logger, Notifier(os.environ)):
+            return ExitCode.DONE
         return await Daemon(path, os.environ, logger, configuration).run()
 
     try:

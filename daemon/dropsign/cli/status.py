@@ -84,7 +84,7 @@ _STYLES: Final = {"ready": "green", "open": "green", "not": "bold red", "closed"
 
 
 def _rows(current: dict[str, Any]) -> list[tuple[str, str]]:
-    from dropsign.explaining import START, gate_remedy
+    from dropsign.explaining import gate_remedy, start_remedy
 
     rows: list[tuple[str, str]] = []
 
@@ -95,7 +95,7 @@ def _rows(current: dict[str, Any]) -> list[tuple[str, str]]:
         row("daemon", "ready" if current["ready"] else f"not ready: {'; '.join(current['not_ready_reasons'])}")
     else:
         row("daemon", "not running; what follows is from its journal")
-        row("next", START)
+        row("next", start_remedy(current["unit"]))
     row("outbox", current["outbox"])
     gate = current["gate"]
     if gate["closed"]:
@@ -114,5 +114,9 @@ def _rows(current: dict[str, Any]) -> list[tuple[str, str]]:
     row("refused", current["refused"])
     for which, ends in current["certificates"].items():
         days = (datetime.fromisoformat(ends) - datetime.now(UTC)).days
-        row(f"{which} certificate", f"until {ends[:10]}, for {days} days")
+        row(f"{which} certificate", f"until {ends[:10]}, for {days} days" if days >= 0 else f"expired on {ends[:10]}")
+    if (refused := current["credentials_refused"]) is not None:
+        since = datetime.fromtimestamp(refused["since"], UTC)
+        row("new credentials", f"refused since {since:%Y-%m-%d %H:%M} UTC, those of before stay: {refused['error']}")
+        row("next", "put right what lies on disk; it is taken up by itself")
     return rows

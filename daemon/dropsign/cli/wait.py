@@ -46,8 +46,6 @@ def wait(
     waiting = prepare(named, configuration, inquiry)
     end = None if timeout is None else time.monotonic() + timeout
     result = _wait(waiting, inquiry, end)
-    for path, reason in result.given_up.items():
-        console.complain(f"{os.fsdecode(path)}: {reason}; dropsign explain tells more")
     if not result.waiting:
         console.out.print(f"{result.matching} signed and matching, {len(result.given_up)} not", markup=False)
         return ExitCode.SOME_FAILED if result.given_up else ExitCode.DONE
@@ -76,10 +74,14 @@ def _read(path: Path) -> list[bytes]:
 
 
 def _wait(waiting: "Waiting", inquiry: "Inquiry", end: float | None) -> "Round":
-    """Look until nothing is waited for, or the time is over."""
+    """Look until nothing is waited for, or the time is over; name what is not waited for as soon as that is known."""
     pause, said = _FIRST_PAUSE_SECONDS, time.monotonic()
+    told: dict[bytes, str] = {}
     while True:
         result = waiting.look()
+        for path, reason in result.given_up.items() - told.items():
+            console.complain(f"{os.fsdecode(path)}: {reason}; dropsign explain tells more")
+        told |= result.given_up
         now = time.monotonic()
         if not result.waiting or (end is not None and now >= end):
             return result
@@ -99,7 +101,7 @@ def _cause(inquiry: "Inquiry") -> str:
     except DropsignError as error:
         return str(error)
     if not status["running"]:
-        return "no daemon runs; start it: systemctl start dropsign"
+        return f"no daemon runs; start it: systemctl start {status['unit']}"
     gate = status["gate"]
     if gate["closed"]:
         return f"the gate is closed: {gate['reason']}: {gate['detail']}; {gate_remedy(gate['reason'])}"
