@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,23 @@ def test_a_stop_may_take_its_grace(name: str) -> None:
     """Systemd must not kill the daemon while requests on their way may still end."""
     limit = next(line for line in settings(name) if line.startswith("TimeoutStopSec="))
     assert float(limit.partition("=")[2]) > Daemon().grace_seconds
+
+
+def test_exposure_with_fixed_addresses(unit: Path) -> None:
+    """The drop-in for a service whose address never changes brings it down to 1.0."""
+    drop_in = (UNITS / "fixed-addresses.conf").read_text("utf-8")
+    threshold = f"--threshold={MOST_EXPOSURE - 1}"
+    assert analyze("security", "--offline=true", threshold, unit).returncode, "it is the drop-in that does it"
+    unit.write_text(unit.read_text("utf-8") + "\n" + drop_in, "utf-8")
+    assert analyze("verify", "--man=no", unit).stdout == ""
+    done = analyze("security", "--offline=true", threshold, unit)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("kind", "file"), [("service", NAMES[0]), ("instances", NAMES[1])])
+def test_the_verb_names_its_own_program(kind: str, file: str) -> None:
+    """`dropsign unit` prints the unit as it is here, but for the program, which is the one that was asked."""
+    program = Path(sys.prefix, "bin", "dropsign")
+    done = subprocess.run([program, "unit", kind], capture_output=True, text=True, check=True)
+    assert f"ExecStart={program} " in done.stdout
+    assert done.stdout.replace(str(program), "/usr/bin/dropsign") == (UNITS / file).read_text("utf-8")

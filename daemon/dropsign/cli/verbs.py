@@ -15,9 +15,10 @@ from dropsign.cli.run import run
 from dropsign.cli.service import service
 from dropsign.cli.sign import sign
 from dropsign.cli.status import status
+from dropsign.cli.unit import unit
 from dropsign.cli.verify import verify
 from dropsign.cli.wait import wait
 
 ALL: list[Callable[..., Any]] = [
-    run, demo, sign, verify, wait, bundle, status, explain, retry, logs, audit, check, keygen, service,
+    run, demo, sign, verify, wait, bundle, status, explain, retry, logs, audit, check, keygen, unit, service,
 ]  # fmt: skip
