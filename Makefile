@@ -36,11 +36,17 @@ test: lint parts ## Check the style and run all tests, with coverage.
 	$(BIN)/coverage run -m pytest --numprocesses=3 --quiet $(TESTS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+	@if (( $$(id -u) == 0 )) || [[ "$${CI:-}" == true ]]; then $(MAKE) --no-print-directory booted; \
+		else echo "the tests of the package on a booted systemd need root: sudo make booted"; fi
 
 # On a machine of its own, which systemd boots; who is not root cannot have one.
 booted: deb ## Test the package as a service, on a booted systemd.
-	tests/with-systemd $(CURDIR) env DROPSIGN_PACKAGE="$$(echo $(CURDIR)/dist/*.deb)" \
-		$(CURDIR)/$(BIN)/python -m pytest --quiet -p no:cacheprovider tests/booted
+	@rm -rf build/disk && mkdir -p build/disk
+	@for boot in 1 2 3; do \
+		echo "boot $$boot"; \
+		tests/with-systemd $(CURDIR) env DROPSIGN_PACKAGE="$$(echo $(CURDIR)/dist/*.deb)" DROPSIGN_BOOT=$$boot \
+			DROPSIGN_DISK=$(CURDIR)/build/disk $(CURDIR)/$(BIN)/python -m pytest --quiet -p no:cacheprovider tests/booted; \
+	done
 
 lint: $(READY) ## Check style, format, types and floors.
 	$(BIN)/ruff check $(SOURCES)

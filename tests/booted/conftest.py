@@ -11,10 +11,19 @@ from typing import Any
 
 import pytest
 
-from tests.support.sandbox import APP_KEY, APP_SECRET, Sandbox, wait_until
+from tests.support.sandbox import APP_KEY, APP_SECRET, Sandbox, Site, wait_until
 
 CREDENTIALS = Path("/etc/credstore")
 DROP_INS = Path("/run/systemd/system")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of the boot that this is."""
+    boot = int(os.environ["DROPSIGN_BOOT"])
+    markers = {item: item.get_closest_marker("boot") for item in items}
+    ours = [item for item, marker in markers.items() if (1 if marker is None else marker.args[0]) == boot]
+    config.hook.pytest_deselected(items=[item for item in items if item not in ours])
+    items[:] = ours
 
 
 def systemctl(*arguments: str, check: bool = True) -> str:
@@ -41,14 +50,15 @@ def install(file: Path) -> None:
 class Installed(Sandbox):
     """The installed service, with the embedded signing service beside it; `unit` may be an instance."""
 
-    def __init__(self, directory: Path, name: str = "") -> None:
+    def __init__(self, directory: Path, name: str = "", site: Site | None = None) -> None:
         """Prepare its configuration.
 
         Args:
             directory: for the signing service's files.
             name: of an instance.
+            site: a signing service that there is already.
         """
-        super().__init__(directory)
+        super().__init__(directory, site)
         self.name = name
         self.unit = f"dropsign@{name}" if name else "dropsign"
         self.outbox = Path("/srv/dropsign", name or "outbox")
