@@ -110,6 +110,13 @@ def is_adoptable(look: Look) -> bool:
     )
 
 
+def kind_of(status: os.stat_result) -> str | None:
+    """Return what something is that is no regular file; None for one that is."""
+    if stat.S_ISREG(status.st_mode):
+        return None
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "special_file")
+
+
 def refusal_of(status: os.stat_result, name: bytes, max_bytes: float) -> str | None:
     """Return why a file can't be signed for what it is; None if it can.
 
@@ -118,8 +125,8 @@ def refusal_of(status: os.stat_result, name: bytes, max_bytes: float) -> str | N
         name: without its directory.
         max_bytes: of the largest file that is signed; 0 for no limit.
     """
-    if not stat.S_ISREG(status.st_mode):
-        return _KINDS.get(stat.S_IFMT(status.st_mode), "special_file")
+    if (kind := kind_of(status)) is not None:
+        return kind
     if len(name) + len(SIGN_SUFFIX) > NAME_MAX:
         return "name_too_long"
     if max_bytes and status.st_size > max_bytes:
