@@ -1,7 +1,8 @@
-"""Who writes a FILE.sign: the watcher tells others' doings from ours, and contention keeps them from going on for ever."""
+"""Who writes a FILE.sign: the watcher tells others' doings from ours, and contention keeps two from fighting."""
 
 import asyncio
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_whoever_obeys_puts_back_once_a_minute_at_most(pauses: list[float]) -> N
         if not contention.is_on(b"a", now):
             contention.mended(b"a", now)
             times.append(now)
-    assert all(later - earlier >= UNCONTESTED_SECONDS for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier >= UNCONTESTED_SECONDS for earlier, later in pairwise(times))
     assert len(times) <= 1 + now / UNCONTESTED_SECONDS
 
 

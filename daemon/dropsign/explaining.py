@@ -120,7 +120,9 @@ def _beside(sight: Sight, text: bytes) -> Explanation:
         cause = "a directory has the name of its FILE.sign, and is not removed"
         return Explanation("wrong", cause, "move it away; then dropsign sign FILE")
     if sight.displaced_by is not None:
-        return Explanation("wrong", f"a {sight.displaced_by.replace('_', ' ')} has the name of its FILE.sign", _PUT_BACK)
+        return Explanation(
+            "wrong", f"a {sight.displaced_by.replace('_', ' ')} has the name of its FILE.sign", _PUT_BACK
+        )
     if sight.sign_text is not None and sight.sign_text != text:
         return Explanation("wrong", "somebody wrote another FILE.sign over the one made here", _PUT_BACK)
     return Explanation("signed", "FILE.sign lies beside it, and the file has not changed since it was signed")
