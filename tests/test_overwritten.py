@@ -267,6 +267,9 @@ def test_wait_names_what_is_no_file_at_once(box: Sandbox) -> None:
     assert is_waiting
     assert all(str(box.outbox / name) in named for name in ("fifo", "link")), named
     assert (waiting.returncode, out, err) == (1, "1 signed and matching, 2 not\n", "")
+    box.stop_daemon()
+    done = command(box, "wait", "--timeout", "0", box.drop("unknown"))  # to the journal
+    assert (done.returncode, f"{box.outbox / 'unknown'}: " in done.stderr) == (3, True)
 
 
 def _schema(connection: sqlite3.Connection) -> list[tuple[str, str]]:
