@@ -5,10 +5,11 @@ The rules are those of the contract, sections 1 and 2.
 
 import os
 import stat
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
-from dropsign.model import NAME_MAX, SIGN_SUFFIX, Entry, Fingerprint, Look, Stamp, State
+from dropsign.model import NAME_MAX, SIGN_SUFFIX, Entry, Fingerprint, Look, Notice, Stamp, State
 
 _KINDS: Final = {
     stat.S_IFLNK: "symbolic_link",
@@ -66,6 +67,14 @@ def is_in_place(found: Stamp | None, recorded: Stamp | None, *, republish_missin
         republish_missing: whether one that is missing is put back. One that somebody wrote over is in any case.
     """
     return found == recorded if found is not None else not republish_missing
+
+
+def doubted(entry: Entry | None, notice: Notice) -> Entry | None:
+    """Return what is known of a drop, but for its stamp where somebody was heard to write its FILE.sign.
+
+    Before Linux 6.13, what is written in place within the clock's tick of our rename has the same stamp.
+    """
+    return entry if entry is None or notice is not Notice.BESIDE else replace(entry, stamp=None)
 
 
 def may_be_signed(entry: Entry, fingerprint: Fingerprint) -> bool:
