@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from dropsign.admission import Verdict, is_adoptable, is_stale, judge, may_be_signed
-from dropsign.model import Entry, Fingerprint, Look, Stamp, State
+from dropsign.admission import Verdict, doubted, is_adoptable, is_stale, judge, may_be_signed
+from dropsign.model import Entry, Fingerprint, Look, Notice, Stamp, State
 
 NOW = Fingerprint(1, 2, 30, 400, 500)
 TOUCHED = Fingerprint(1, 2, 30, 401, 501)
@@ -64,6 +64,14 @@ def entry(
 def test_verdict(seen: Look, known: Entry | None, verdict: Verdict) -> None:
     """Each case of how a path looks and what is known of it has its verdict."""
     assert judge(seen, known, republish_missing=True) is verdict
+
+
+def test_what_somebody_was_heard_to_write_is_examined_whatever_its_stamp() -> None:
+    """The kernel's clock may be too coarse to tell it from ours; a scan's finding tells of no such thing."""
+    for notice, verdict in ((Notice.BESIDE, Verdict.EXAMINE), (Notice.FOUND, Verdict.NOTHING)):
+        assert judge(look(sign=1), doubted(entry(), notice), republish_missing=False) is verdict
+        assert judge(look(), doubted(entry(), notice), republish_missing=False) is Verdict.NOTHING
+        assert judge(look(), doubted(None, notice), republish_missing=False) is Verdict.ADMIT
 
 
 def test_missing_signature_stays_missing_if_so_configured() -> None:

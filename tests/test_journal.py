@@ -21,7 +21,7 @@ from dropsign.commits import COMMIT_SECONDS
 from dropsign.errors import JournalError, OutboxLockedError
 from dropsign.history import Reader
 from dropsign.journal import PAGE, Journal
-from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, State
+from dropsign.model import Drop, Entry, Fingerprint, Known, Signature, Stamp, State
 
 VERSION = Fingerprint(1, 2, 3, 4, 5)
 OTHER = Fingerprint(1, 2, 3, 40, 50)
@@ -575,7 +575,7 @@ from pathlib import Path
 from dropsign.chain import Audit
 from dropsign.history import Reader
 from dropsign.journal import Journal
-from dropsign.model import Drop, Fingerprint, Signature, State
+from dropsign.model import Drop, Fingerprint, Signature, Stamp, State
 
 root = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", root], check=True)
@@ -695,7 +695,8 @@ def test_disk_use_a_file(path: Path) -> None:
         )
         drop = Drop(name, version, ticket=journal.next_ticket())
         journal.queue(drop)
-        journal.sign(drop, Signature(os.urandom(72).hex().encode()[:96], os.urandom(32), version.size))
+        signature = Signature(os.urandom(72).hex().encode()[:96], os.urandom(32), version.size)
+        journal.sign(drop, signature, Stamp(20_000_000 + number, version.ctime_ns + 1))
     journal.close()
     assert path.stat().st_size / 20_000 < 400
     assert not path.with_name(path.name + "-wal").exists()

@@ -5,10 +5,11 @@ The rules are those of the contract, sections 1 and 2.
 
 import os
 import stat
+from dataclasses import replace
 from enum import StrEnum
 from typing import Final
 
-from dropsign.model import NAME_MAX, SIGN_SUFFIX, Entry, Fingerprint, Look, Stamp, State
+from dropsign.model import NAME_MAX, SIGN_SUFFIX, Entry, Fingerprint, Look, Notice, Stamp, State
 
 _KINDS: Final = {
     stat.S_IFLNK: "symbolic_link",
@@ -68,6 +69,14 @@ def is_in_place(found: Stamp | None, recorded: Stamp | None, *, republish_missin
     return found == recorded if found is not None else not republish_missing
 
 
+def doubted(entry: Entry | None, notice: Notice) -> Entry | None:
+    """Return what is known of a drop, but for its stamp where somebody was heard to write its FILE.sign.
+
+    Before Linux 6.13, what is written in place within the clock's tick of our rename has the same stamp.
+    """
+    return entry if entry is None or notice is not Notice.BESIDE else replace(entry, stamp=None)
+
+
 def may_be_signed(entry: Entry, fingerprint: Fingerprint) -> bool:
     """Tell whether a new version could have the very content that was signed last."""
     return entry.signature_id is not None and entry.signed_size == fingerprint.size
@@ -110,6 +119,13 @@ def is_adoptable(look: Look) -> bool:
     )
 
 
+def kind_of(status: os.stat_result) -> str | None:
+    """Return what something is that is no regular file; None for one that is."""
+    if stat.S_ISREG(status.st_mode):
+        return None
+    return _KINDS.get(stat.S_IFMT(status.st_mode), "special_file")
+
+
 def refusal_of(status: os.stat_result, name: bytes, max_bytes: float) -> str | None:
     """Return why a file can't be signed for what it is; None if it can.
 
@@ -118,8 +134,8 @@ def refusal_of(status: os.stat_result, name: bytes, max_bytes: float) -> str | N
         name: without its directory.
         max_bytes: of the largest file that is signed; 0 for no limit.
     """
-    if not stat.S_ISREG(status.st_mode):
-        return _KINDS.get(stat.S_IFMT(status.st_mode), "special_file")
+    if (kind := kind_of(status)) is not None:
+        return kind
     if len(name) + len(SIGN_SUFFIX) > NAME_MAX:
         return "name_too_long"
     if max_bytes and status.st_size > max_bytes:

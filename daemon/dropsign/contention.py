@@ -1,5 +1,6 @@
 """Which signatures are written over again and again: pure bookkeeping, so that no two programs fight for ever."""
 
+from collections import OrderedDict
 from typing import Final
 
 UNCONTESTED_SECONDS: Final = 60.0
@@ -13,12 +14,12 @@ class Contention:
     """When each FILE.sign was last put back that somebody had written over; times are monotonic seconds."""
 
     def __init__(self) -> None:
-        self._mended: dict[bytes, float] = {}
+        self._mended: OrderedDict[bytes, float] = OrderedDict()  # in the order of time; a dict's first is slow to find
 
     def mended(self, path: bytes, now: float) -> None:
         """Remember that a drop's FILE.sign was put back."""
-        self._mended.pop(path, None)  # so that the order is that of time
         self._mended[path] = now
+        self._mended.move_to_end(path)
         self._forget(now)
 
     def is_on(self, path: bytes, now: float) -> bool:
@@ -31,4 +32,4 @@ class Contention:
             path = next(iter(self._mended))
             if now - self._mended[path] < UNCONTESTED_SECONDS and len(self._mended) <= REMEMBERED_MOST:
                 return
-            del self._mended[path]
+            self._mended.popitem(last=False)

@@ -21,6 +21,8 @@ GATE_REMEDIES: Final = {
 }
 """What to do while the gate is closed, by its reason."""
 
+_PUT_BACK: Final = "a scan puts it back, which asks the service for nothing; at once: dropsign sign FILE"
+
 _ANY_GATE: Final = "see docs/why-not-signed.md"
 
 _REFUSALS: Final = {
@@ -44,7 +46,8 @@ class Sight:
         fingerprint: of what is there; None where nothing is.
         refusal: why it can't be signed for what it is, if so (admission.refusal_of).
         filtered: why its name is no drop's, if so (Filters.why_not).
-        has_sign: whether a FILE.sign lies beside it.
+        has_sign: whether something has the name of its FILE.sign.
+        displaced_by: what that is, if it is no file (admission.kind_of).
         sign_text: what that holds; None where it could not be read.
         writers: which processes hold it open for writing, as `name (pid)`.
         quiet_seconds: since its last change.
@@ -55,6 +58,7 @@ class Sight:
     refusal: str | None = None
     filtered: str | None = None
     has_sign: bool = False
+    displaced_by: str | None = None
     sign_text: bytes | None = None
     writers: Sequence[str] = ()
     quiet_seconds: float = 0.0
@@ -102,16 +106,26 @@ def explain(sight: Sight, record: dict[str, Any], status: dict[str, Any], settin
         return Explanation("refused", cause, remedy)
     is_known = record["state"] is not None and record["fingerprint"] == list(sight.fingerprint)
     if is_known and record["state"] == State.SIGNED and sight.has_sign:
-        if sight.sign_text is not None and sight.sign_text != os.fsencode(record["signature"] or ""):
-            return Explanation(
-                "wrong", "somebody wrote another FILE.sign over the one made here", "dropsign sign --force FILE"
-            )
-        return Explanation("signed", "FILE.sign lies beside it, and the file has not changed since it was signed")
+        return _beside(sight, os.fsencode(record["signature"] or ""))
     if not status["running"]:
         return Explanation(record["state"] if is_known else "waiting", "no daemon runs", start_remedy(status["unit"]))
     if not is_known or record["settling"]:
         return _unsettled(sight, record, settings, status)
     return _recorded(record, status, settings, now)
+
+
+def _beside(sight: Sight, text: bytes) -> Explanation:
+    """Explain what has the name of the FILE.sign with a text that the journal has for just this version."""
+    if sight.displaced_by == "directory":
+        cause = "a directory has the name of its FILE.sign, and is not removed"
+        return Explanation("wrong", cause, "move it away; then dropsign sign FILE")
+    if sight.displaced_by is not None:
+        return Explanation(
+            "wrong", f"a {sight.displaced_by.replace('_', ' ')} has the name of its FILE.sign", _PUT_BACK
+        )
+    if sight.sign_text is not None and sight.sign_text != text:
+        return Explanation("wrong", "somebody wrote another FILE.sign over the one made here", _PUT_BACK)
+    return Explanation("signed", "FILE.sign lies beside it, and the file has not changed since it was signed")
 
 
 def _unsettled(sight: Sight, record: dict[str, Any], settings: Any, status: dict[str, Any]) -> Explanation:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from dropsign.admission import Verdict, is_given_up, is_unpublished, judge
+from dropsign.admission import Verdict, doubted, is_given_up, is_unpublished, judge
 from dropsign.directory import MovedOnError
 from dropsign.examination import Examiner
 from dropsign.failpoints import reach
@@ -236,7 +236,7 @@ class Intake:
             elif not self.settling.rests(look.path, look.fingerprint, writer=look.writer, now=now, wall=wall):
                 continue
             try:
-                await self._decide(look, known.get(look.path), found=restless.found)
+                await self._decide(look, doubted(known.get(look.path), restless.notice), found=restless.found)
             except OSError as error:
                 self._parts.observer.defect(error)
 

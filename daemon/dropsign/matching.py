@@ -48,11 +48,13 @@ class Records:
     def cause(self, path: bytes) -> str | None:
         """Say why a file that waits has no signature that matches; None where nothing more is known than that."""
         record = self._records.get(path)
-        if record is None or record["settling"] or record["fingerprint"] != _fingerprint(path):
+        if record is None or record["settling"] or record["state"] not in {State.DEFERRED, State.SIGNED}:
+            return None
+        if record["fingerprint"] != _fingerprint(path):
             return None
         if record["state"] == State.DEFERRED:
             return f"deferred: {record['reason']}: {record['error']}"
-        if record["state"] == State.SIGNED and os.path.lexists(path + SIGN_SUFFIX):
+        if os.path.lexists(path + SIGN_SUFFIX):
             return "somebody wrote over its FILE.sign, which a scan puts back; at once: dropsign sign FILE"
         return None
 

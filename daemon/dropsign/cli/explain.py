@@ -57,7 +57,7 @@ def _see(path: bytes, absolute: bytes, configuration: "Configuration") -> "Sight
     Raises:
         OutboxError: this user may not look at it.
     """
-    from dropsign.admission import refusal_of
+    from dropsign.admission import kind_of, refusal_of
     from dropsign.explaining import Sight
     from dropsign.filters import Filters
     from dropsign.holders import writers
@@ -74,16 +74,26 @@ def _see(path: bytes, absolute: bytes, configuration: "Configuration") -> "Sight
     except OSError as error:
         msg = f"{os.fsdecode(absolute)}: cannot be looked at: {error.strerror}; ask as the daemon's user: sudo -u"
         raise OutboxError(msg) from None
+    sign = _status(absolute + SIGN_SUFFIX)
+    displaced_by = None if sign is None else kind_of(sign)
     return Sight(
         path,
         Fingerprint.of(status),
         refusal_of(status, os.path.basename(path), settings.max_file_mib * 1024 * 1024),
         filtered,
-        os.path.lexists(absolute + SIGN_SUFFIX),
-        _sign_text(absolute + SIGN_SUFFIX),
+        sign is not None,
+        displaced_by,
+        _sign_text(absolute + SIGN_SUFFIX) if displaced_by is None else None,
         [f"{name} (pid {number})" for number, name in writers(absolute)],
         time.time() - status.st_ctime,
     )
+
+
+def _status(absolute: bytes) -> os.stat_result | None:
+    try:
+        return os.lstat(absolute)
+    except OSError:
+        return None
 
 
 def _sign_text(absolute: bytes) -> bytes | None:
