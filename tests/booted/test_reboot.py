@@ -1,4 +1,4 @@
-"""A machine that goes down with drops waiting, and comes up again: `make booted` boots two for it, one after the other."""
+"""A machine that goes down with drops waiting, and comes up again: `make booted` boots two for it, in turn."""
 
 import os
 import shutil
