@@ -231,7 +231,8 @@ def test_a_directory_of_its_name_is_never_removed_and_told(box: Sandbox) -> None
     told = explained(box, path)
     assert (told["state"], "a directory has the name of the signature" in told["cause"]) == ("deferred", True)
     assert "a directory has the name" in box.known("deferred")[b"a"]["error"]
-    assert "1 deferred" in command(box, "status").stdout
+    listed = command(box, "status").stdout
+    assert ("1 deferred" in listed, "a: unpublishable: " in listed) == (True, True), listed
     done = command(box, "wait", "--timeout", "0", path)
     assert (done.returncode, "a directory has the name" in done.stderr) == (3, True)
     assert command(box, "sign", path).returncode == 1
@@ -246,6 +247,7 @@ def test_a_directory_of_its_name_is_never_removed_and_told(box: Sandbox) -> None
     sign.mkdir()
     told = explained(box, path)
     assert (told["state"], "move it away" in told["remedy"]) == ("wrong", True)
+    assert "move it away" in command(box, "wait", "--timeout", "0", path).stderr
     assert len(box.requests()) == 1
 
 

@@ -54,7 +54,10 @@ class Records:
             return None
         if record["state"] == State.DEFERRED:
             return f"deferred: {record['reason']}: {record['error']}"
-        if os.path.lexists(path + SIGN_SUFFIX):
+        sign = path + SIGN_SUFFIX
+        if os.path.isdir(sign) and not os.path.islink(sign):
+            return "a directory has the name of its FILE.sign; move it away"
+        if os.path.lexists(sign):
             return "somebody wrote over its FILE.sign, which a scan puts back; at once: dropsign sign FILE"
         return None
 

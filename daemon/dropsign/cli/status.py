@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from dropsign.inquiry import Inquiry
 
 GIVEN_UP_SHOWN: Final = 5
-"""Failed files and refused ones that are named; /api/files lists more."""
+"""Deferred files, failed and refused ones that are named; /api/files lists more."""
 
-_GIVEN_UP: Final = {
+_NAMED: Final = {
+    "deferred": "they are tried again by themselves; dropsign explain FILE tells when, and what to do before that",
     "failed": "dropsign explain FILE tells more; dropsign retry FILE, or --all, puts it back",
     "refused": "dropsign explain FILE tells more; what is no drop can be moved away, or excluded by outbox.exclude",
 }
-"""States whose files somebody must look after, and what to do."""
+"""States whose files somebody may have to look after, and what to do."""
 
 _TOLD: Final = ("path", "reason", "error")
 
@@ -66,10 +67,11 @@ def _text(inquiry: "Inquiry") -> Any:
 
     current = inquiry.status()
     rows = _rows(current)
-    for state, remedy in _GIVEN_UP.items():
+    labels = {"deferred": "deferred, next first"}
+    for state, remedy in _NAMED.items():
         if current[state]:
             rows += [
-                ("" if number else f"{state} of late", ": ".join(filter(None, map(file.get, _TOLD))))
+                ("" if number else labels.get(state, f"{state} of late"), ": ".join(filter(None, map(file.get, _TOLD))))
                 for number, file in enumerate(inquiry.files(state, GIVEN_UP_SHOWN))
             ]
             rows.append(("next", remedy))
