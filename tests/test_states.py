@@ -72,7 +72,9 @@ def test_database_and_table_agree_on_every_move(
 def test_unknown_state_is_refused(connection: sqlite3.Connection) -> None:
     """No state but those of the table gets into the database."""
     with pytest.raises(sqlite3.IntegrityError):
-        connection.execute(schema.UPSERT, (1, b"a", "lost", 1, 2, 3, 4, 5, 6.0, 1, 0, 0.0, None, None, None, None, None))
+        connection.execute(
+            schema.UPSERT, (1, b"a", "lost", 1, 2, 3, 4, 5, 6.0, 1, 0, 0.0, None, None, None, None, None)
+        )
 
 
 def test_every_state_can_be_reached_left_and_forgotten() -> None:
