@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.faults import assert_agreement, fill, gate_lines, small_disk
+from tests.support.faults import small_disk
 from tests.support.sandbox import Sandbox, dropsign, free_port, wait_until
 
 PATIENCE = 60
@@ -102,28 +101,3 @@ def test_what_is_no_http(box: Sandbox, data: bytes) -> None:
     assert box.ask("/healthz")[0] == 200
     assert not box.events("daemon.defect")
     assert "Traceback" not in box.daemon_log.read_text()  # and no line that is no JSON: `events` would fail
-
-
-def test_one_outage_of_a_full_disk_is_said_once(box: Sandbox) -> None:
-    """With many signatures in hand, some of whose files are picked up, the gate closes once and opens once."""
-    with small_disk(box.outbox):
-        paths = [box.outbox / f"d{number % 3}" / f"f{number}" for number in range(40)]
-        for path in paths:
-            path.parent.mkdir(exist_ok=True)
-            path.with_name("." + path.name).write_bytes(path.name.encode())
-        box.misbehave("delay 1s")
-        box.start_daemon()
-        filler = fill(box.outbox)
-        for path in paths:
-            path.with_name("." + path.name).rename(path)
-        wait_until(lambda: gate_lines(box), PATIENCE, "the gate's closing")
-        time.sleep(1.5)  # some tries
-        paths, picked_up = paths[5:], paths[:5]
-        for path in picked_up:
-            path.unlink()
-        time.sleep(1.5)
-        filler.unlink()
-        box.misbehave("")
-        box.wait_signed(*paths, seconds=PATIENCE)
-        assert_agreement(box, *paths)
-        assert gate_lines(box) == [("closed", "disk"), ("opened", "disk")]
