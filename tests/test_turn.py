@@ -13,13 +13,14 @@ from tests.support.sandbox import SLOWNESS, Sandbox, dropsign, wait_until
 
 
 def begun(box: Sandbox, *paths: Path) -> "subprocess.Popen[bytes]":
-    """Start `sign` with a service that thinks for long, and wait until it asks."""
+    """Start `sign` with a service that thinks for long, and stop it in the middle, however slow the daemon starts."""
     box.misbehave("delay 3s")
     one_shot = subprocess.Popen(
         [sys.executable, "-m", "dropsign", "--config", str(box.config), "sign", *map(str, paths)]
     )
     wait_until(lambda: box.journal.with_name(box.journal.name + ".lock").exists(), what="the journal's claim")
     wait_until(lambda: "sign" in box.journal.with_name(box.journal.name + ".lock").read_text(), what="who it is")
+    one_shot.send_signal(signal.SIGSTOP)
     return one_shot
 
 
@@ -27,9 +28,12 @@ def test_it_waits_for_a_one_shot(box: Sandbox) -> None:
     """The daemon says who works on its outbox, starts once that is over, and nothing is signed twice."""
     path = box.drop("file")
     one_shot = begun(box, path)
-    box.start_daemon()
+    box.start_daemon(wait=False)
+    (waiting,) = wait_until(lambda: box.events("daemon.waiting"), what="the wait")
+    one_shot.send_signal(signal.SIGCONT)
     assert one_shot.wait(30 * SLOWNESS) == 0
-    (waiting,) = box.events("daemon.waiting")
+    wait_until(lambda: box.events("daemon.ready"), what="the daemon's readiness")
+    assert len(box.events("daemon.waiting")) == 1
     assert str(one_shot.pid) in waiting["error"]
     box.misbehave("")
     box.wait_signed(path, box.drop("another", b"another"))
@@ -40,7 +44,6 @@ def test_it_waits_for_a_one_shot(box: Sandbox) -> None:
 def test_it_can_be_stopped_while_it_waits(box: Sandbox) -> None:
     """SIGTERM ends a daemon that waits, with 0."""
     one_shot = begun(box, box.drop("file"))
-    one_shot.send_signal(signal.SIGSTOP)
     daemon = box.start_daemon(wait=False)
     wait_until(lambda: box.events("daemon.waiting"), what="the wait")
     daemon.send_signal(signal.SIGTERM)
@@ -89,13 +92,24 @@ def test_a_file_that_is_none(box: Sandbox, spoil: Callable[[Path], None]) -> Non
     assert box.stop_daemon() == 0
 
 
-@pytest.mark.parametrize("key", ["certificate", "private_key", "authority", "app_secret_file"])
-def test_credentials_that_are_none(idle_box: Sandbox, key: str) -> None:
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("tls", "certificate"),
+        ("tls", "private_key"),
+        ("tls", "authority"),
+        ("tls", "crl"),
+        ("service", "app_secret_file"),
+        ("verify", "key"),
+    ],
+)
+def test_credentials_that_are_none(idle_box: Sandbox, section: str, key: str) -> None:
     """A FIFO for a key, a certificate or a secret ends the start with one line; nobody waits for a writer."""
     fifo = idle_box.directory / "fifo"
     os.mkfifo(fifo, 0o600)
-    section = "service" if key == "app_secret_file" else "tls"
     idle_box.configure(section, **{key: str(fifo)})
     done = dropsign("--config", idle_box.config, "run")
     assert done.returncode == 2
     assert f"{section}.{key}: {fifo} cannot be read: it is no regular file" in done.stderr
+    done = dropsign("--config", idle_box.config, "check")
+    assert done.returncode == 2 or "it is no regular file" in done.stdout, done

@@ -189,12 +189,13 @@ class Api:
             handler = _only_on_socket if route.is_command and side.is_public else handlers[route.path]
             add = application.router.add_get if route.method == "GET" else application.router.add_post
             add(route.path, handler)
-        options: dict[str, Any] = {"access_log": None, "logger": _SILENT, "shutdown_timeout": 1}
-        runner = web.AppRunner(application, handle_signals=False, **options)
+        options: dict[str, Any] = {"access_log": None, "logger": _SILENT}
+        runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=1, **options)
         await runner.setup()
         self._runners.append(runner)
-        assert runner.server is not None, "it is set up"
-        return Bound(runner.server)
+        server, loop = runner.server, asyncio.get_running_loop()
+        assert server is not None, "it is set up"
+        return Bound(lambda: _Talk(server, loop=loop, **options))
 
     def _answers(self) -> "dict[str, _Question]":
         return {
@@ -328,7 +329,32 @@ async def _page(_: web.Request) -> web.StreamResponse:
     return web.Response(body=page.HTML, content_type="text/html", charset="utf-8", headers=headers)
 
 
+class _Talk(web.RequestHandler):
+    """Talks to one client; what is no HTTP is answered as all else, and without a word of what we are made of."""
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Return what is said of an error that no handler of ours came to see.
+
+        Raises:
+            ConnectionError: an answer is on its way already.
+        """
+        super().handle_error(request, status, exc, message)
+        response = web.json_response({"error": HTTPStatus(status).phrase.lower()}, status=status)
+        _dress(response)
+        return response
+
+
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    _dress(response)
+
+
+def _dress(response: web.StreamResponse) -> None:
     for name, value in HEADERS.items():
         if name == "Server":
             response.headers[name] = value

@@ -149,6 +149,25 @@ def mount_point(path: bytes) -> bytes:
     return path
 
 
+def mounts_below(top: bytes) -> dict[bytes, bytes]:
+    """Return what is mounted below a directory: for each path, relative to it, what is another for another mount.
+
+    Of several mounts at one path the last counts, which is the one that shows; nothing where that is unknown.
+    """
+    try:
+        table = Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return {}
+    prefix = top.rstrip(b"/") + b"/"
+    below = {}
+    for line in table.splitlines():
+        fields = line.split(b" ")
+        place = _UNUSUAL.sub(_as_byte, fields[4])
+        if place.startswith(prefix) and place != prefix:
+            below[place.removeprefix(prefix)] = b" ".join(fields[:4])
+    return below
+
+
 _UNUSUAL: Final = re.compile(rb"\\([0-7]{3})")
 """How the kernel writes blanks and the like in the table."""
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa,
 
 from dropsign.errors import CredentialsError
 from dropsign.model import Signature
+from dropsign.regular import open_regular
 
 _Key = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
@@ -62,7 +63,8 @@ class Verifier:
             msg = f"verify.scheme: {scheme!r} is unknown; it is one of {', '.join(SCHEMES)}"
             raise CredentialsError(msg)
         try:
-            pem = path.read_bytes()
+            with open_regular(path) as file:
+                pem = file.read()
         except OSError as error:
             msg = f"verify.key: {path} cannot be read: {error.strerror}"
             raise CredentialsError(msg) from None

@@ -3,7 +3,7 @@
 Built on watchdog's low-level InotifyFD (its Observer loses files under load without telling), which is not
 documented API: the version is pinned and a contract test guards what is used of it.
 
-Every method but `start`, `mend`, `healthy`, `ping` and `close` runs in the reader's thread.
+Every method but `start`, `mend`, `follow_mounts`, `healthy`, `ping` and `close` runs in the reader's thread.
 """
 
 import asyncio
@@ -21,6 +21,7 @@ from typing import Final
 
 from watchdog.observers.inotify_c import CallbackId, InotifyConstants, InotifyEvent, InotifyFD, Mask, WatchDescriptor
 
+from dropsign.directory import mounts_below
 from dropsign.errors import is_shortage
 from dropsign.filters import is_ours
 from dropsign.model import SIGN_SUFFIX, Notice
@@ -176,6 +177,7 @@ class Watcher:
         self._stopped = False
         self._directories: dict[int, bytes] = {}
         self._unwatched: dict[bytes, Loss] = {}
+        self._mounts: dict[bytes, bytes] = {}
         self._mask = Mask(_FILES | _ITSELF)
         self._loop = asyncio.get_running_loop()
         self._reader: _Reader | None = None
@@ -195,6 +197,7 @@ class Watcher:
         self._root_wd = self._reader.watch(self.root, self._mask, self)
         self._directories[self._root_wd] = b""
         self._reader.start()
+        self._mounts = mounts_below(self.root)
         if self._recursive:
             self._adopt(b"", report=False)
 
@@ -236,6 +239,20 @@ class Watcher:
         for path in self.unwatched:
             if self._watch(path):
                 self._adopt(path, report=True)
+
+    def follow_mounts(self) -> bool:
+        """Watch what shows where file systems were mounted or unmounted, of which no notice tells; blocks.
+
+        Returns:
+            Whether there were such: what lay there before is to be looked for.
+        """
+        before, self._mounts = self._mounts, mounts_below(self.root)
+        changed = {path for path, _ in before.items() ^ self._mounts.items()} if self._recursive else set()
+        for path in sorted(changed):
+            self._forget(path)
+            if self._watch(path):
+                self._adopt(path, report=True)
+        return bool(changed)
 
     # watchdog's WatchCallback
 

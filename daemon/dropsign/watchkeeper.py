@@ -99,6 +99,8 @@ class WatchKeeper:
             absence = await asyncio.to_thread(self._outbox.absence)
             watched = self._watcher is None or self._watcher.healthy()
             if absence is None and watched and self.lost is None:
+                if self._watcher is not None and await asyncio.to_thread(self._watcher.follow_mounts):
+                    self._rescan.request()
                 return
             if absence is not None:
                 self._lose("outbox_gone", absence)

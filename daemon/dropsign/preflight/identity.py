@@ -14,6 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from dropsign.credentials import load
 from dropsign.errors import ConfigurationError, CredentialsError
 from dropsign.preflight.finding import Finding, Level, Setup, fail, mistake, ok, warn
+from dropsign.regular import open_regular
 from dropsign.verifier import Verifier
 
 EXPIRES_SOON: Final = timedelta(days=30)
@@ -59,7 +60,8 @@ def certificates(setup: Setup) -> Iterator[Finding]:
     ):
         path = given or Path(setup.environment.get("CREDENTIALS_DIRECTORY", "/nonexistent")) / credential
         try:
-            chain = x509.load_pem_x509_certificates(path.read_bytes())
+            with open_regular(path) as file:
+                chain = x509.load_pem_x509_certificates(file.read())
         except (OSError, ValueError):
             continue  # `credentials` said so
         for at, certificate in enumerate(chain):
