@@ -76,6 +76,7 @@ def test_started_with_an_authority_that_has_expired(box: Sandbox) -> None:
     fresh.write_bytes(authority.read_bytes() + box.authority.certificate.read_bytes())
     fresh.replace(authority)
     box.wait_signed(path, seconds=PATIENCE)
+    wait_until(lambda: box.ask("/readyz")[0] == 200, what="readiness")
 
 
 @pytest.mark.parametrize(("dates", "said"), MISTIMED)

@@ -161,8 +161,8 @@ def _load(configuration: Configuration, finder: _Finder, *, untimely: bool) -> C
     found: dict[str, x509.Certificate] = {}
     validities = []
     if authority is not None and (trusted := _certificates("tls.authority", authority, finder.mistakes)):
-        found["authority"] = trusted[0]
         # One that holds is enough: the next authority may well stand beside the last.
+        found["authority"] = max(trusted, key=lambda certificate: certificate.not_valid_after_utc)
         validities.append(Validity.of("tls.authority", authority, trusted, "tls"))
     if certificate is not None and (chain := _certificates("tls.certificate", certificate, finder.mistakes)):
         found["client"] = chain[0]
