@@ -48,7 +48,9 @@ class Records:
     def cause(self, path: bytes) -> str | None:
         """Say why a file that waits has no signature that matches; None where nothing more is known than that."""
         record = self._records.get(path)
-        if record is None or record["settling"] or record["fingerprint"] != _fingerprint(path):
+        if record is None or record["state"] is None or record["settling"]:
+            return None
+        if record["fingerprint"] != _fingerprint(path):
             return None
         if record["state"] == State.DEFERRED:
             return f"deferred: {record['reason']}: {record['error']}"
