@@ -189,12 +189,12 @@ class Api:
             handler = _only_on_socket if route.is_command and side.is_public else handlers[route.path]
             add = application.router.add_get if route.method == "GET" else application.router.add_post
             add(route.path, handler)
-        options: dict[str, Any] = {"access_log": None, "logger": _SILENT, "shutdown_timeout": 1}
-        runner = web.AppRunner(application, handle_signals=False, **options)
+        runner = web.AppRunner(application, handle_signals=False, shutdown_timeout=1)
         await runner.setup()
         self._runners.append(runner)
-        assert runner.server is not None, "it is set up"
-        return Bound(runner.server)
+        server, loop = runner.server, asyncio.get_running_loop()
+        assert server is not None, "it is set up"
+        return Bound(lambda: _Talk(server, loop=loop, access_log=_SILENT, logger=_SILENT))
 
     def _answers(self) -> "dict[str, _Question]":
         return {
@@ -317,6 +317,25 @@ def _refuse_strangers(request: web.Request, side: _Side) -> None:
     if name not in {"localhost", side.own_name} and not _is_address(name):
         text = "asked under a name that is not this server's; use its address, also in a proxy"
         raise web.HTTPMisdirectedRequest(text=text)
+
+
+class _Talk(web.RequestHandler):
+    """Talks to one client; what is no HTTP gets its answer in JSON too, which tells nothing of what we are made of."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = HTTPStatus.INTERNAL_SERVER_ERROR,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        super().handle_error(request, status, exc, message)
+        told = {"error": f"{status}: {HTTPStatus(status).phrase}; what came cannot be read as HTTP/1.1"}
+        response = web.json_response(told, status=status, headers=HEADERS)
+        response.force_close()
+        return response
 
 
 async def _only_on_socket(_: web.Request) -> web.StreamResponse:
