@@ -147,6 +147,7 @@ def test_tampering_is_found_and_named(config: Path, tampering: list[str], named:
     assert done.returncode == 1
     for sentence in named:
         assert sentence in done.stdout
+    assert "next: " in done.stdout
     assert "Traceback" not in done.stderr
 
 

@@ -54,7 +54,8 @@ def test_every_file_has_its_reason(box: Sandbox, ask: Ask) -> None:
     assert "'*.tmp'" in ask(ignored)["cause"]
     assert "255 bytes" in ask(long)["cause"]
     assert "symbolic link" in ask(link)["cause"]
-    assert ask(box.outbox / "nothing", code=1)["state"] == "unknown"
+    told = ask(box.outbox / "nothing", code=1)
+    assert (told["state"], told["remedy"]) == ("unknown", "see that its name is right, or drop it")
     listed = dropsign("--config", box.config, "status").stdout
     assert "link: symbolic_link" in listed
     with (box.outbox / "open").open("wb") as file:

@@ -118,6 +118,7 @@ def test_names_stay_on_their_line(place: Path) -> None:
     assert len(lines) == len(HOSTILE)
     assert all(line.startswith("unsigned   files/") and line.isprintable() for line in lines)
     assert (summary, end) == (f"{len(HOSTILE)} unsigned", "")
+    assert "dropsign explain FILE tells why" in done.stderr
     as_json = verify(place, "--key", "key.pem", "--json", "files").stdout
     assert as_json.count("\n") == len(HOSTILE)
     assert as_json.isascii()

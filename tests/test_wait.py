@@ -89,6 +89,22 @@ def test_an_outage_is_named_when_the_wait_runs_out(box: Sandbox) -> None:
     assert "dropsign check" in done.stderr
 
 
+def test_what_nobody_knows_of_yet_is_waited_for(box: Sandbox) -> None:
+    """A file that is still to come, with the daemon and without it, is missing when the wait runs out: no more."""
+    path = box.outbox / "to come"
+
+    def is_missing(remedy: str) -> None:
+        done = wait(box, "--timeout", "0.2", path)
+        assert (done.returncode, "Traceback" in done.stderr) == (3, False), done.stderr
+        assert f"{path}: missing" in done.stderr
+        assert remedy in done.stderr
+
+    box.start_daemon()
+    is_missing("the daemon is at work")
+    box.stop_daemon()
+    is_missing("start it")
+
+
 def test_outside_of_the_outbox_it_takes_a_key(box: Sandbox, tmp_path: Path) -> None:
     """There is no record of what lies elsewhere; with a key, a hand-over that was signed is found in order."""
     box.start_daemon()

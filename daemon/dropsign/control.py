@@ -15,21 +15,28 @@ _TIMEOUT_SECONDS: Final = 30.0
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_TIMEOUT_SECONDS)
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
         self._path = path
 
     def connect(self) -> None:
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_TIMEOUT_SECONDS)
+        self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
 
 
 class Control:
     """A client of the API on the unix socket."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, seconds: float = _TIMEOUT_SECONDS) -> None:
+        """Begin without a connection.
+
+        Args:
+            path: the control socket.
+            seconds: how long each answer may take.
+        """
         self._path = path
+        self._seconds = seconds
 
     def status(self) -> dict[str, Any]:
         """Return the daemon's status.
@@ -68,13 +75,22 @@ class Control:
         return files
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        connection = _Connection(self._path)
+        connection = _Connection(self._path, self._seconds)
         try:
             connection.request(method, path, None if body is None else json.dumps(body))
             response = connection.getresponse()
             answer: dict[str, Any] = json.loads(response.read())
         except PermissionError:
             msg = f"{self._path}: this user may not ask the daemon; join its group"
+            raise UnreachableError(msg, is_denial=True) from None
+        except (TimeoutError, BlockingIOError):
+            # Somebody listens, so that the daemon is not down, and its journal would tell the wrong story.
+            unit = unit_of(self._path)
+            msg = (
+                f"{self._path}: the daemon is there, but does not answer within {self._seconds:g} s: it was stopped "
+                f"(SIGSTOP), hangs, or the machine is overloaded; look at its log: journalctl -u {unit} -n 20; "
+                f"a restart loses nothing: systemctl restart {unit}"
+            )
             raise UnreachableError(msg, is_denial=True) from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             why = getattr(error, "strerror", None) or str(error) or type(error).__name__

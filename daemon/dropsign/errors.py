@@ -49,7 +49,7 @@ class UnreachableError(DropsignError):
     """The service or the daemon could not be reached, or a wait ran out.
 
     Attributes:
-        is_denial: somebody is there, and refuses to answer this user.
+        is_denial: somebody is there, and refuses to answer this user, or does not answer.
     """
 
     exit_code = ExitCode.UNREACHABLE

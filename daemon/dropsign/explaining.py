@@ -31,6 +31,11 @@ _REFUSALS: Final = {
     "too_large": ("it is larger than outbox.max_file_mib", "raise that limit, if the service takes such files"),
 }
 
+_FAILURES: Final = {
+    "bad_signature": "see that verify.key and verify.scheme are the service's (dropsign check --probe)",
+}
+"""What to do about a failed file whose error does not say it, by its reason."""
+
 
 def start_remedy(unit: str) -> str:
     """Say what to do where no daemon runs."""
@@ -91,7 +96,11 @@ def explain(sight: Sight, record: dict[str, Any], status: dict[str, Any], settin
     """
     if sight.fingerprint is None:
         if record["state"] is None:
-            return Explanation("unknown", "there is no such file, and nothing is known of one")
+            return Explanation(
+                "unknown",
+                "there is no such file, and nothing is known of one",
+                "see that its name is right, or drop it",
+            )
         return Explanation("gone", f"it is no longer there; it was {record['state']} when last seen")
     if sight.filtered is not None:
         return Explanation("ignored", f"its name {sight.filtered}", "rename it, or change the patterns of [outbox]")
@@ -168,9 +177,8 @@ def _recorded(record: dict[str, Any], status: dict[str, Any], settings: Any, now
             wait = max(0.0, (record["not_before"] or now) - now)
             return Explanation("deferred", why, f"it is tried again in {wait:.0f} s; at once: dropsign retry FILE")
         case State.FAILED:
-            return Explanation(
-                "failed", why, "put right what it names; then dropsign retry FILE, or drop it again changed"
-            )
+            remedy = _FAILURES.get(str(record["reason"]), "put right what it names")
+            return Explanation("failed", why, f"{remedy}; then dropsign retry FILE, or drop it again changed")
     return Explanation(str(record["state"]), why)
 
 

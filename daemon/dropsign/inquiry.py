@@ -49,7 +49,8 @@ class Inquiry:
         """Return how things are; its `running` tells whose answer it is.
 
         Raises:
-            UnreachableError: no daemon answers, and there is no journal; or this user may not ask the daemon.
+            UnreachableError: no daemon answers, and there is no journal; or the daemon is there, and
+                refuses this user or keeps silent.
             JournalError: no daemon answers, and the journal cannot be read.
         """
         if (running := self.running_status()) is not None:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 _FLAWS_SHOWN = 100
 _HASH_BYTES = 32
 
+_NEXT = (
+    "next: somebody wrote to the journal, or its disk is damaged: keep a copy of it, compare it with a backup or an "
+    "earlier export, and find out who may write there; signatures beside their files are not touched: dropsign verify"
+)
+
 
 def audit(
     context: typer.Context,
@@ -73,6 +78,8 @@ def _verify(history: "Reader", wanted: bytes | None) -> int:
     forgotten = f" (those up to {anchor.number} were forgotten, see journal.keep_days)" if anchor.number else ""
     console.out.print(f"{check.count} records{forgotten}, {'no flaw' if not found else f'{found} flaws'}")
     console.out.print(f"head: {check.head.number} {check.head.hash.hex()}")
+    if found:
+        console.out.print(_NEXT, markup=False, soft_wrap=True)
     return ExitCode.SOME_FAILED if found else ExitCode.DONE
 
 

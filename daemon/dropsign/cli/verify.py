@@ -45,4 +45,9 @@ def verify(
     if not json:
         summary = ", ".join(f"{count} {finding}" for finding, count in sorted(counts.items()))
         console.out.print(summary or "there is nothing to verify", markup=False)
-    return ExitCode.SOME_FAILED if counts.total() > counts[Finding.OK] else ExitCode.DONE
+    if (bad := counts.total() - counts[Finding.OK]) and not json:
+        console.complain(
+            f"{bad} of {counts.total()} files do not verify; where they are signed, dropsign explain FILE tells why; "
+            "if they were handed over, ask for them again"
+        )
+    return ExitCode.SOME_FAILED if bad else ExitCode.DONE
