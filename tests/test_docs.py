@@ -1,4 +1,4 @@
-"""The documents say what the program says: verbs, events, links."""
+"""The documents say what the program says: verbs, events, failpoints, tests, links."""
 
 import ast
 import re
@@ -8,6 +8,7 @@ from pathlib import Path
 import typer.main
 
 from dropsign.cli import app
+from dropsign.failpoints import NAMES
 
 PROJECT = Path(__file__).parents[1]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -52,6 +53,22 @@ def test_every_event_is_documented() -> None:
     rows = re.findall(r"^\| (`[^|]+`) \|", page, re.MULTILINE)
     documented = {name for row in rows for name in re.findall(r"`([a-z_.]+)`", row)}
     assert documented == set(events_in_the_code())
+
+
+def test_crash_table_has_every_failpoint() -> None:
+    """The crash table of docs/architecture.md says of each failpoint what is on disk if the process dies there."""
+    page = (PROJECT / "docs" / "architecture.md").read_text("utf-8")
+    section = page.partition("\n## If the process dies\n")[2].partition("\n## ")[0]
+    points = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
+    assert set(NAMES) == {name for row in points for name in re.findall(r"`([a-z_]+)`", row)}
+
+
+def test_every_test_module_is_documented() -> None:
+    """docs/testing.md says of each module of tests what it proves, and names none that there is not."""
+    page = (PROJECT / "docs" / "testing.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`test_[^|]+) \|", page, re.MULTILINE)
+    documented = {name for row in rows for name in re.findall(r"`(test_\w+)`", row)}
+    assert documented == {path.stem for path in (PROJECT / "tests").glob("test_*.py")}
 
 
 def test_links_lead_somewhere() -> None:
