@@ -74,7 +74,7 @@ def test_mending_leaves_nothing_behind(tmp_path: Path) -> None:
         assert await api.mend()
         assert path.is_socket()
         async with asyncio.timeout(60 * SLOWNESS):
-            while _held() != before:  # connections of before end in turns of their own
+            while _held() != before:  # noqa: ASYNC110 - connections of before end in turns of their own
                 await asyncio.sleep(0.01)
         await api.close()
         assert not path.exists()

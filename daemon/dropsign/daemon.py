@@ -80,7 +80,9 @@ class Daemon:
         log.info("daemon.starting", version=__version__, outbox=str(configuration.outbox.path))
         self._notifier = Notifier(environment)
         self._report = Report(log, Metrics(__version__))
-        self._rotation = Rotation(configuration, environment, log=log, metrics=self._report.metrics)
+        self._rotation = Rotation(
+            configuration, environment, log=log, metrics=self._report.metrics, on_defect=self._report.defect
+        )
         self._signer = Signer(configuration.service, self._rotation.current)
         self._pipeline = self._build(configuration)
         if (most := self._pipeline.pool.concurrency) < configuration.service.concurrency:
@@ -284,6 +286,9 @@ class Daemon:
                 await self._take_up(await asyncio.to_thread(config.load, self._path, self._environment))
             except DropsignError as error:
                 self._log.error("daemon.reload_refused", error=str(error))
+            except Exception as error:  # noqa: BLE001 - whatever was written there, what is in use is good
+                self._log.error("daemon.reload_refused", error=str(error))
+                self._report.defect(error)
             self._notifier.ready("watching")
 
     async def _take_up(self, fresh: Configuration) -> None:
