@@ -153,13 +153,13 @@ class Daemon:
         http = self._configuration.http
         await self._api.start(http.socket, http.listen)
         await self._keeper.arm()
-        self._pipeline.pool.start()
+        self._pipeline.pool.start(self._on_task_done)
         for service in (
             self._pipeline.intake.run(),
             self._pipeline.rescan.run(),
             self._keeper.poll(),
             self._supervise(),
-            self._requeue(),
+            self._pipeline.requeue_for_ever(),
             self._auditing.run(),
             self._probe_when_idle(),
         ):
@@ -227,12 +227,6 @@ class Daemon:
             self._pipeline.gate.hold("resources", SHORTAGE, by="descriptors")
         else:
             self._pipeline.gate.release("descriptors")
-
-    async def _requeue(self) -> None:
-        """Queue deferred drops when their time has come."""
-        while True:
-            wait = await self._pipeline.requeue_rested()
-            await asyncio.sleep(min(1.0, 1.0 if wait is None else max(wait, 0.05)))
 
     async def _try_service(self) -> None:
         """Find out at start whether the service can be reached, before the first file needs it."""

@@ -7,7 +7,7 @@ one worker from `take` to `done`; in an outage it keeps its place there, and not
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -115,9 +115,11 @@ class Pool:
         self.in_flight = 0
         """Requests on their way."""
 
-    def start(self) -> None:
-        """Start the workers."""
+    def start(self, on_end: Callable[[asyncio.Task[None]], None]) -> None:
+        """Start the workers; tell of each that ends, as without them nothing is signed."""
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._service.concurrency)]
+        for worker in self._workers:
+            worker.add_done_callback(on_end)
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no more drops; let what is on its way end within the grace, then cut it short; record it all.
