@@ -27,6 +27,7 @@ from dropsign.outage import LONGEST_RETRY_AFTER_SECONDS
 from dropsign.outbox import Publication
 from dropsign.parts import CHANGED, Parts
 from dropsign.signer import Request, SourceError
+from dropsign.threads import read_through
 
 SMALL: Final = 256 * 1024
 """Bytes up to which a file is read into memory once; larger ones are streamed in two passes."""
@@ -221,7 +222,7 @@ class Pool:
             loaded = await self._loading(drop)
             if isinstance(loaded, OpenDrop):
                 opened = loaded
-                request = await asyncio.get_running_loop().run_in_executor(None, self._first_pass, opened)
+                request = await read_through(self._first_pass, opened)
             else:
                 request = loaded
             reach("loaded")
@@ -377,8 +378,6 @@ class Pool:
         return self._parts.signer.prepare(content)
 
     def _first_pass(self, opened: OpenDrop) -> Request:
-        request = self._parts.signer.prepare_stream(
-            opened.read_at, opened.fingerprint.size, lambda: self._stopping and opened.is_closed
-        )
+        request = self._parts.signer.prepare_stream(opened.read_at, opened.fingerprint.size)
         opened.check()
         return request
