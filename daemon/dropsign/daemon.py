@@ -158,6 +158,7 @@ class Daemon:
             self._pipeline.intake.run(),
             self._pipeline.rescan.run(),
             self._keeper.poll(),
+            self._live(),
             self._supervise(),
             self._pipeline.requeue_for_ever(),
             self._auditing.run(),
@@ -193,10 +194,18 @@ class Daemon:
 
     # What runs beside the pipeline
 
-    async def _supervise(self) -> None:
+    async def _live(self) -> None:
+        """Give signs of life while the threads give theirs; waits for nothing that may take long in good health."""
         interval = SUPERVISION_SECONDS
         if (wanted := self._notifier.watchdog_seconds) is not None:
             interval = min(interval, wanted / 3)
+        while True:
+            self._liveness.check()
+            if self._answers.healthy():
+                self._notifier.alive()
+            await asyncio.sleep(interval)
+
+    async def _supervise(self) -> None:
         gate = self._pipeline.gate
         while True:
             self._watch_descriptors()
@@ -209,9 +218,6 @@ class Daemon:
             self._pipeline.intake.tell_unsettled()
             if gate.closed is not None and gate.summary_due(time.monotonic()):
                 self._report.gate_waiting(gate.closed, self._waiting)
-            self._liveness.check()
-            if self._answers.healthy():
-                self._notifier.alive()
             # A journal that cannot be written keeps all who ask it waiting; that must not look like death.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STATUS_SECONDS):
@@ -219,7 +225,7 @@ class Daemon:
                     self._backlog = status.backlog
                     self._notifier.status(status.as_line())
             memory.collect()
-            await asyncio.sleep(interval)
+            await asyncio.sleep(SUPERVISION_SECONDS)
 
     def _watch_descriptors(self) -> None:
         """Hold the gate shut while nothing more can be opened, even if nobody needs to just now."""
