@@ -8,6 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -85,3 +86,24 @@ def test_daemon_without_streams(box: Sandbox, redirections: str) -> None:
     wait_until(partial(box.knows_version, paths[-1]), what="the record")
     box.assert_exactly_signed(*paths)
     assert box.stop_daemon(signal.SIGTERM) == 0
+
+
+def test_a_defect_shows_no_values(tmp_path: Path) -> None:
+    """The columns of a terminal show where a defect was, and not what the variables there held."""
+    script = """
+import sys
+from pathlib import Path
+from dropsign import log
+logger = log.configure("console", "info", Path(sys.argv[1]))
+def divide(secret):
+    return len(secret) / 0
+try:
+    divide("".join(["open", "sesame"]))
+except ZeroDivisionError as error:
+    logger.error("daemon.defect", exc_info=error)
+"""
+    subprocess.run([sys.executable, "-c", script, tmp_path / "log"], check=True)
+    shown = (tmp_path / "log").read_text()
+    assert "ZeroDivisionError: division by zero" in shown
+    assert "in divide" in shown
+    assert "opensesame" not in shown

@@ -246,10 +246,6 @@ def opened(path: Path) -> OpenDrop:
     return OpenDrop(os.open(path, os.O_RDONLY), os.fsencode(path.name), Fingerprint.of(path.stat()))
 
 
-def never() -> bool:
-    return False
-
-
 @pytest.mark.parametrize("size", [1, STREAM_PIECE - 1, STREAM_PIECE, STREAM_PIECE + 1, 3 * STREAM_PIECE, 2_000_003])
 def test_large_body_is_what_was_hashed(site: Site, size: int) -> None:
     """A streamed body arrives whole, with its length beforehand and not in chunks, and equals what was hashed."""
@@ -259,7 +255,7 @@ def test_large_body_is_what_was_hashed(site: Site, size: int) -> None:
     async def scenario() -> None:
         async with site.peer(signed()) as peer, site.signer(peer.port) as signer:
             with opened(site.directory / "large") as drop:
-                request = await asyncio.to_thread(signer.prepare_stream, drop.read_at, size, never)
+                request = await asyncio.to_thread(signer.prepare_stream, drop.read_at, size)
                 signature = await signer.send(request)
         (received,) = peer.received
         assert received.body == b'{"data":"' + base64.b64encode(content) + b'"}'
@@ -285,7 +281,7 @@ def test_file_that_changes_between_the_passes_is_never_signed(site: Site, change
     async def scenario() -> None:
         async with site.peer(signed()) as peer, site.signer(peer.port) as signer:
             with opened(path) as drop:
-                request = await asyncio.to_thread(signer.prepare_stream, drop.read_at, len(content), never)
+                request = await asyncio.to_thread(signer.prepare_stream, drop.read_at, len(content))
                 with path.open("r+b") as file:
                     if change == "shorter":
                         file.truncate(1_000_000)
@@ -311,7 +307,7 @@ def test_file_that_cannot_be_read_to_its_end_is_no_fault_of_the_service(site: Si
     async def scenario() -> None:
         async with site.peer(signed()) as peer, site.signer(peer.port) as signer:
             drop = opened(path)
-            request = await asyncio.to_thread(signer.prepare_stream, drop.read_at, 2_000_000, never)
+            request = await asyncio.to_thread(signer.prepare_stream, drop.read_at, 2_000_000)
             drop.close()
             with pytest.raises(SourceError) as caught:
                 await signer.send(request)
@@ -322,7 +318,7 @@ def test_file_that_cannot_be_read_to_its_end_is_no_fault_of_the_service(site: Si
 
 
 def test_first_pass_notices_another_size_and_a_stop(site: Site) -> None:
-    """A file that is not as long as it was said to be is not prepared, and a stop ends the pass."""
+    """A file that is not as long as it was said to be is not prepared, and one that a stop closed ends the pass."""
     path = site.directory / "large"
     path.write_bytes(bytes(1_000_000))
 
@@ -331,9 +327,9 @@ def test_first_pass_notices_another_size_and_a_stop(site: Site) -> None:
             with opened(path) as drop:
                 for size in (999_999, 1_000_001):
                     with pytest.raises(SourceError, match="size changed"):
-                        signer.prepare_stream(drop.read_at, size, never)
-                with pytest.raises(SourceError, match="stopped"):
-                    signer.prepare_stream(drop.read_at, 1_000_000, lambda: True)
+                        signer.prepare_stream(drop.read_at, size)
+            with pytest.raises(OSError, match="closed"):
+                signer.prepare_stream(drop.read_at, 1_000_000)
 
     site.run(scenario)
 
@@ -352,7 +348,7 @@ def test_answer_before_the_body_is_whole(site: Site) -> None:
     async def scenario() -> None:
         async with site.peer(too_large) as peer, site.signer(peer.port) as signer:
             with opened(path) as drop:
-                request = await asyncio.to_thread(signer.prepare_stream, drop.read_at, 8_000_000, never)
+                request = await asyncio.to_thread(signer.prepare_stream, drop.read_at, 8_000_000)
                 with pytest.raises(SigningError) as caught:
                     await signer.send(request)
             assert (caught.value.fault, caught.value.reason) == (Fault.FILE, "http_413")
@@ -637,7 +633,7 @@ def test_time_limit_is_for_progress_not_for_the_size(site: Site) -> None:
     async def scenario() -> None:
         async with site.peer(slow) as peer, site.signer(peer.port, timeout_seconds=2) as signer:
             with opened(path) as drop:
-                request = await asyncio.to_thread(signer.prepare_stream, drop.read_at, size, never)
+                request = await asyncio.to_thread(signer.prepare_stream, drop.read_at, size)
                 started = time.monotonic()
                 await signer.send(request)
                 assert time.monotonic() - started > 2.1, "too fast to show anything"

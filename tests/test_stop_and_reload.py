@@ -230,3 +230,25 @@ def test_broken_certificate_on_disk(box: Sandbox) -> None:
     wait_until(partial(_more, box, "credentials.loaded", loaded), what="the good one")
     box.wait_idle()
     _assert_untroubled(box, *paths)
+
+
+def test_a_password_that_is_too_long(box: Sandbox) -> None:
+    """A password that OpenSSL does not take is refused, from the disk and by SIGHUP; the daemon goes on."""
+    encrypted = box.authority.issue("encrypted", key_password=b"good")
+    _use(box, encrypted)
+    password = box.directory / "password"
+    _replace(password, b"good")
+    box.configure("tls", private_key_password_file=str(password))
+    box.start_daemon()
+    assert box.daemon is not None
+    _replace(password, b"x" * 2000)
+    wait_until(lambda: box.events("credentials.refused"), what="the refusal")
+    box.daemon.send_signal(signal.SIGHUP)
+    wait_until(lambda: box.events("daemon.reload_refused"), what="the refusal of the reload")
+    for event in ("credentials.refused", "daemon.reload_refused"):
+        assert "tls.private_key_password_file: password cannot be longer than" in box.events(event)[0]["error"]
+    path = box.drop("file")
+    box.wait_signed(path)
+    box.wait_idle()
+    _assert_untroubled(box, path)
+    assert not box.events("daemon.defect")

@@ -8,10 +8,7 @@ answers to no name that is not its own (DNS rebinding).
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -28,9 +25,9 @@ from dropsign.discretion import discreet
 from dropsign.errors import ConfigurationError, JournalError
 from dropsign.model import State
 from dropsign.questions import QuestionError
+from dropsign.socketfile import SocketFile
 from dropsign.status import Status
 
-SOCKET_MODE: Final = 0o660
 _BODY_MOST: Final = 1024 * 1024
 
 _BACKLOG: Final = 1024
@@ -105,8 +102,9 @@ class Api:
         self._secret_paths = secret_paths
         self._runners: list[web.AppRunner] = []
         self._servers: list[asyncio.Server] = []
-        self._socket: Path | None = None
-        self._socket_status: os.stat_result | None = None
+        self._socket: SocketFile | None = None
+        self._socket_protocols: Bound | None = None
+        self._socket_server: asyncio.Server | None = None
 
     async def start(self, socket: Path | None, listen: str) -> None:
         """Begin to serve.
@@ -119,40 +117,30 @@ class Api:
             ConfigurationError: one of them cannot be served on.
         """
         if socket is not None:
-            await self._serve_socket(socket)
+            self._socket_protocols = await self._protocols(_Side(is_public=False))
+            self._socket = SocketFile(socket)
+            await self._serve_socket()
         if listen:
             await self._serve_network(listen)
 
     async def mend(self) -> bool:
         """Serve on the socket again if somebody removed it; return whether that was so."""
-        if self._socket is None or self._is_socket_there():
+        if self._socket is None or self._socket.is_there:
             return False
         try:
-            await self._serve_socket(self._socket)
+            await self._serve_socket()
         except ConfigurationError:  # its directory is gone too, or another daemon answers there: tried again
             return False
         return True
 
-    def _remember(self, socket: Path) -> None:
-        self._socket, self._socket_status = socket, socket.stat()
-
-    def _is_socket_there(self) -> bool:
-        assert self._socket is not None, "asked for where there is one"
-        try:
-            status = self._socket.stat()
-        except OSError:
-            return False
-        return self._socket_status is None or os.path.samestat(status, self._socket_status)
-
     async def close(self) -> None:
         """Stop serving, and remove the socket."""
-        for server in self._servers:
+        for server in filter(None, [*self._servers, self._socket_server]):
             server.close()
         for runner in self._runners:
             await runner.cleanup()
         if self._socket is not None:
-            with suppress(OSError):
-                self._socket.unlink()
+            self._socket.remove()
 
     async def _serve_network(self, listen: str) -> None:
         host, _, port = listen.rpartition(":")
@@ -165,19 +153,18 @@ class Api:
             raise ConfigurationError(msg) from None
         self._servers.append(server)
 
-    async def _serve_socket(self, socket: Path) -> None:
-        protocols = await self._protocols(_Side(is_public=False))
-        old = os.umask(0o777 & ~SOCKET_MODE)
-        try:
-            _make_room(socket)
-            server = await asyncio.get_running_loop().create_unix_server(protocols, str(socket), backlog=_BACKLOG)
-        except OSError as error:
-            msg = f"http.socket: {socket} cannot be made: {error.strerror or error} (107 bytes is the longest path)"
-            raise ConfigurationError(msg) from None
-        finally:
-            os.umask(old)
-        self._servers.append(server)
-        self._remember(socket)
+    async def _serve_socket(self) -> None:
+        """Serve on the socket, and no more on the one that was there before.
+
+        Raises:
+            ConfigurationError: it cannot be made.
+        """
+        assert self._socket is not None, "asked for where there is one"
+        assert self._socket_protocols is not None, "they are made before"
+        if self._socket_server is not None:
+            self._socket_server.close()
+        bound, loop = self._socket.bind(), asyncio.get_running_loop()
+        self._socket_server = await loop.create_unix_server(self._socket_protocols, sock=bound, backlog=_BACKLOG)
 
     async def _protocols(self, side: "_Side") -> Bound:
         """Return what talks to the clients of one side."""
@@ -373,29 +360,3 @@ def _is_address(name: str) -> bool:
 
 def _is_loopback(host: str) -> bool:
     return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
-
-
-def _make_room(path: Path) -> None:
-    """Remove the socket of a process that was killed.
-
-    Raises:
-        ConfigurationError: it is a living one's: a daemon on some other outbox, as this one's is locked.
-        OSError: its directory cannot be made or written.
-    """
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    if _answers(path):
-        msg = f"http.socket: another daemon answers at {path}; give each outbox a socket of its own"
-        raise ConfigurationError(msg)
-    with suppress(FileNotFoundError):
-        path.unlink()
-
-
-def _answers(path: Path) -> bool:
-    """Tell whether a process listens on a unix socket."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(str(path))
-        except (OSError, ValueError):
-            return False
-    return True

@@ -239,6 +239,9 @@ def _context(tls: Tls, certificate: Path, private_key: Path, authority: Path, fi
     except (ssl.SSLError, OSError) as error:
         mistakes.append(_explain_pair(error, certificate, private_key, encrypted=password is not None))
         return None
+    except ValueError as error:  # the key is encrypted, and its password is longer than OpenSSL allows
+        mistakes.append(f"tls.private_key_password_file: {error}")
+        return None
     return context
 
 

@@ -80,7 +80,9 @@ class Daemon:
         log.info("daemon.starting", version=__version__, outbox=str(configuration.outbox.path))
         self._notifier = Notifier(environment)
         self._report = Report(log, Metrics(__version__))
-        self._rotation = Rotation(configuration, environment, log=log, metrics=self._report.metrics)
+        self._rotation = Rotation(
+            configuration, environment, log=log, metrics=self._report.metrics, on_defect=self._report.defect
+        )
         self._signer = Signer(configuration.service, self._rotation.current)
         self._pipeline = self._build(configuration)
         if (most := self._pipeline.pool.concurrency) < configuration.service.concurrency:
@@ -152,13 +154,14 @@ class Daemon:
         http = self._configuration.http
         await self._api.start(http.socket, http.listen)
         await self._keeper.arm()
-        self._pipeline.pool.start()
+        self._pipeline.pool.start(self._on_task_done)
         for service in (
             self._pipeline.intake.run(),
             self._pipeline.rescan.run(),
             self._keeper.poll(),
+            self._live(),
             self._supervise(),
-            self._requeue(),
+            self._pipeline.requeue_for_ever(),
             self._auditing.run(),
             self._probe_when_idle(),
         ):
@@ -192,10 +195,18 @@ class Daemon:
 
     # What runs beside the pipeline
 
-    async def _supervise(self) -> None:
+    async def _live(self) -> None:
+        """Give signs of life while the threads give theirs; waits for nothing that may take long in good health."""
         interval = SUPERVISION_SECONDS
         if (wanted := self._notifier.watchdog_seconds) is not None:
             interval = min(interval, wanted / 3)
+        while True:
+            self._liveness.check()
+            if self._answers.healthy():
+                self._notifier.alive()
+            await asyncio.sleep(interval)
+
+    async def _supervise(self) -> None:
         gate = self._pipeline.gate
         while True:
             self._watch_descriptors()
@@ -208,9 +219,6 @@ class Daemon:
             self._pipeline.intake.tell_unsettled()
             if gate.closed is not None and gate.summary_due(time.monotonic()):
                 self._report.gate_waiting(gate.closed, self._waiting)
-            self._liveness.check()
-            if self._answers.healthy():
-                self._notifier.alive()
             # A journal that cannot be written keeps all who ask it waiting; that must not look like death.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_STATUS_SECONDS):
@@ -218,7 +226,7 @@ class Daemon:
                     self._backlog = status.backlog
                     self._notifier.status(status.as_line())
             memory.collect()
-            await asyncio.sleep(interval)
+            await asyncio.sleep(SUPERVISION_SECONDS)
 
     def _watch_descriptors(self) -> None:
         """Hold the gate shut while nothing more can be opened, even if nobody needs to just now."""
@@ -226,12 +234,6 @@ class Daemon:
             self._pipeline.gate.hold("resources", SHORTAGE, by="descriptors")
         else:
             self._pipeline.gate.release("descriptors")
-
-    async def _requeue(self) -> None:
-        """Queue deferred drops when their time has come."""
-        while True:
-            wait = await self._pipeline.requeue_rested()
-            await asyncio.sleep(min(1.0, 1.0 if wait is None else max(wait, 0.05)))
 
     async def _try_service(self) -> None:
         """Find out at start whether the service can be reached, before the first file needs it."""
@@ -285,6 +287,9 @@ class Daemon:
                 await self._take_up(await asyncio.to_thread(config.load, self._path, self._environment))
             except DropsignError as error:
                 self._log.error("daemon.reload_refused", error=str(error))
+            except Exception as error:  # noqa: BLE001 - whatever was written there, what is in use is good
+                self._log.error("daemon.reload_refused", error=str(error))
+                self._report.defect(error)
             self._notifier.ready("watching")
 
     async def _take_up(self, fresh: Configuration) -> None:

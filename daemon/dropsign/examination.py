@@ -9,6 +9,7 @@ from dropsign.failpoints import reach
 from dropsign.model import Drop, Entry, Look, Signature, Stamp, State
 from dropsign.outbox import Publication
 from dropsign.parts import MISSING, OVERWRITTEN, Parts
+from dropsign.threads import read_through
 
 REPUBLISH_SECONDS: Final = 30.0
 """After this time at the latest, a signature that could not be written is tried to be written again."""
@@ -36,7 +37,7 @@ class Examiner:
         made = await parts.journal.made(look.path, text)
         if made is None and not is_adoptable(look):
             return False
-        sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
+        sha256 = await read_through(parts.outbox.digest, look.path, fingerprint)
         reach("examined")
         if made is not None:  # ours, and left behind by a pickup: it speaks of that content alone, of whatever age
             number, digest = made
@@ -70,7 +71,7 @@ class Examiner:
             return False
         is_version_signed = entry.fingerprint == fingerprint and entry.state is State.SIGNED
         if not is_version_signed:
-            sha256 = await asyncio.to_thread(parts.outbox.digest, look.path, fingerprint)
+            sha256 = await read_through(parts.outbox.digest, look.path, fingerprint)
             reach("examined")
             if sha256 != entry.sha256:
                 return False

@@ -161,7 +161,9 @@ def journal_fields(line: str, event: Mapping[str, Any]) -> Iterator[tuple[str, b
 
 
 def _columns() -> structlog.typing.Processor:
-    render = structlog.dev.ConsoleRenderer(colors=True, sort_keys=False)
+    # Others than the plain ones show local variables, and with them contents and secrets.
+    plain = structlog.dev.plain_traceback
+    render = structlog.dev.ConsoleRenderer(colors=True, sort_keys=False, exception_formatter=plain)
 
     def escaped(logger: object, name: str, event: MutableMapping[str, Any]) -> str:
         for key, value in event.items():

@@ -170,8 +170,10 @@ class OneShot:
         helpers: list[asyncio.Task[None]] = []
         try:
             await signer.handshake()
-            pipeline.pool.start()
-            helpers = [asyncio.create_task(pipeline.intake.run()), asyncio.create_task(_requeue(pipeline))]
+            pipeline.pool.start(progress.stop)
+            helpers = [asyncio.create_task(each) for each in (pipeline.intake.run(), pipeline.requeue_for_ever())]
+            for helper in helpers:
+                helper.add_done_callback(progress.stop)
             filters, recursive = pipeline.intake.filters, configuration.outbox.recursive
             paths = selection.paths(outbox, filters, recursive=recursive, on_unreadable=self._unreadable)
             for chunk in _chunks(paths):
@@ -236,6 +238,7 @@ class _Progress:
         self.pending: set[bytes] = set()
         self._done = asyncio.Event()
         self._closed: Closed | None = None
+        self._stopped: BaseException | None = None
         self.cut = False
 
     def expect(self, paths: Iterable[bytes], filters: Filters) -> None:
@@ -252,8 +255,11 @@ class _Progress:
 
         Raises:
             UnreachableError: the service has not answered for too long.
+            BaseException: what ended a task that signing takes.
         """
         while len(self.pending) >= most:
+            if self._stopped is not None:
+                raise self._stopped
             self._done.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
@@ -262,6 +268,12 @@ class _Progress:
                 self.cut = True
                 msg = f"gave up with {len(self.pending)} files unsigned: {self._closed.detail}"
                 raise UnreachableError(msg)
+
+    def stop(self, task: asyncio.Task[None]) -> None:
+        """Wait no longer: a task has ended without which nothing is signed."""
+        if not task.cancelled():
+            self._stopped = task.exception()
+            self._done.set()
 
     def end(self, path: bytes, outcome: str, detail: str | None = None) -> None:
         """Take a file as done with."""
@@ -357,12 +369,6 @@ def _is_to_sign(look: Look, *, force: bool) -> bool:
 
 async def _nothing() -> None:
     """Do nothing before a probe: a one-shot does not outlive its credentials."""
-
-
-async def _requeue(pipeline: Pipeline) -> None:
-    while True:
-        wait = await pipeline.requeue_rested()
-        await asyncio.sleep(min(1.0, 1.0 if wait is None else max(wait, 0.05)))
 
 
 def _chunks(paths: Iterator[bytes]) -> Iterator[list[bytes]]:

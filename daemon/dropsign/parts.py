@@ -1,6 +1,5 @@
 """What the intake and the pool share: the doors they go through, and whom they tell."""
 
-import asyncio
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -12,6 +11,7 @@ from dropsign.model import Drop, Fingerprint, Signature
 from dropsign.outbox import Outbox
 from dropsign.publishing import Publisher
 from dropsign.signer import Signer
+from dropsign.threads import read_through
 from dropsign.verifier import Verifier
 
 CHANGED: Final = "changed"
@@ -102,4 +102,4 @@ class Parts:
             with outbox.open(path, fingerprint) as opened:
                 return verifier.verify_content(signature.text, opened.read_at(0, fingerprint.size))
 
-        return await asyncio.to_thread(check)
+        return await read_through(check)

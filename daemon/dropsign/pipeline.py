@@ -15,7 +15,6 @@ from dropsign.gate import Closed, Gate
 from dropsign.intake import Intake
 from dropsign.journal import Journal
 from dropsign.localqueue import LocalQueue
-from dropsign.model import Drop
 from dropsign.outage import OutagePolicy
 from dropsign.outbox import Outbox
 from dropsign.pace import Pace
@@ -75,9 +74,8 @@ class Pipeline:
             update={"concurrency": min(borne, configuration.service.concurrency)}
         )
         outbox = configuration.outbox
-        self.policy = OutagePolicy(Random())  # noqa: S311 - jitter is no secret
         self.gate = Gate(
-            self.policy,
+            OutagePolicy(Random()),  # noqa: S311 - jitter is no secret
             Pace(service.concurrency),
             on_closed=listeners.gate_closed,
             on_opened=listeners.gate_opened,
@@ -128,11 +126,11 @@ class Pipeline:
         following = await self.parts.journal.next_rested()
         return None if following is None else max(0.0, following - now)
 
-    def queue_one(self, drop: Drop) -> None:
-        """Queue a drop that is known to be at rest."""
-        drop.ticket = self.parts.journal.next_ticket()
-        self.parts.journal.queue(drop)
-        self.queue.put(drop)
+    async def requeue_for_ever(self) -> None:
+        """Queue deferred drops when their time has come."""
+        while True:
+            wait = await self.requeue_rested()
+            await asyncio.sleep(min(1.0, 1.0 if wait is None else max(wait, 0.05)))
 
     async def stop(self, grace_seconds: float) -> None:
         """Stop in order: noticing, taking, waiting with grace, recording."""

@@ -10,7 +10,7 @@ from typing import Final
 from dropsign import credentials
 from dropsign.config import Configuration
 from dropsign.credentials import Credentials
-from dropsign.errors import ConfigurationError, Fault, SigningError
+from dropsign.errors import DropsignError, Fault, SigningError
 from dropsign.log import Log
 from dropsign.metrics import Metrics
 from dropsign.signer import Signer
@@ -30,9 +30,22 @@ class Rotation:
     """Knows the credentials in use, and replaces them."""
 
     def __init__(
-        self, configuration: Configuration, environment: Mapping[str, str], *, log: Log, metrics: Metrics
+        self,
+        configuration: Configuration,
+        environment: Mapping[str, str],
+        *,
+        log: Log,
+        metrics: Metrics,
+        on_defect: Callable[[Exception], None],
     ) -> None:
         """Load the credentials; those that have expired will do, and keep the gate shut until others lie there.
+
+        Args:
+            configuration: names the files.
+            environment: for `$CREDENTIALS_DIRECTORY`.
+            log: where to tell of them.
+            metrics: get their ends.
+            on_defect: told of errors that nobody foresaw.
 
         Raises:
             CredentialsError: they cannot be used.
@@ -41,6 +54,7 @@ class Rotation:
         self._environment = environment
         self._log = log
         self._metrics = metrics
+        self._on_defect = on_defect
         self._warned: set[str] = set()
         self._turn = asyncio.Lock()
         self._refused: credentials.Stamp | None = None
@@ -81,19 +95,22 @@ class Rotation:
                 fresh = await asyncio.to_thread(credentials.load, self.configuration, self._environment)
                 if trial():
                     await signer.handshake(fresh)
-            except (ConfigurationError, SigningError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever lies there, those in use are good
                 if stamp == self._refused:
-                    self._refuse(str(error))
+                    self._refuse(error)
                 self._refused = stamp
                 return False
             await self._use(fresh, signer)
             return True
 
-    def _refuse(self, error: str) -> None:
-        if self.refusal is None or self.refusal.error != error:
-            self.refusal = Refusal(error, time.time())
-        if self._is_news(error):
-            self._log.error("credentials.refused", error=error)
+    def _refuse(self, error: Exception) -> None:
+        text = str(error)
+        if self.refusal is None or self.refusal.error != text:
+            self.refusal = Refusal(text, time.time())
+        if self._is_news(text):
+            self._log.error("credentials.refused", error=text)
+            if not isinstance(error, DropsignError):
+                self._on_defect(error)
 
     async def reload(self, configuration: Configuration, signer: Signer, *, trial: bool) -> None:
         """Use another configuration and its credentials, after a trial handshake that the service may sit out.

@@ -158,26 +158,22 @@ class Signer:
             body=b"".join((esauth.BODY_HEAD, encoded, esauth.BODY_TAIL)),
         )
 
-    def prepare_stream(self, read_at: ReadAt, size: int, stopped: Callable[[], bool]) -> Request:
+    def prepare_stream(self, read_at: ReadAt, size: int) -> Request:
         """Make the request for a large file by a first pass over it; blocks, and is for a thread.
 
         Args:
             read_at: gives bytes from an offset, of a length, fewer only at the end; it is called again, from the
                 start, when the request is sent.
             size: of the file, in bytes.
-            stopped: asked now and then; true ends the pass.
 
         Raises:
-            SourceError: the file is not `size` bytes long, or the pass was stopped.
-            OSError: it cannot be read.
+            SourceError: the file is not `size` bytes long.
+            OSError: it cannot be read, or was closed meanwhile.
         """
         nonce, timestamp, running = self._begin()
         digest = hashlib.sha256()
         offset = 0
         while piece := read_at(offset, esauth.PIECE):
-            if stopped():
-                msg = "stopped"
-                raise SourceError(msg)
             digest.update(piece)
             running.feed(b64encode(piece))
             offset += len(piece)
@@ -294,19 +290,23 @@ class Signer:
         yield esauth.BODY_HEAD
         offset = 0
         ahead = loop.run_in_executor(self._threads, encode, 0)
-        while offset < request.size:
-            try:
-                length, encoded = await ahead
-            except OSError as error:
-                raise SourceError(str(error)) from error
-            offset += length
-            if length == 0 or (offset >= request.size and digest.digest() != request.sha256):
-                msg = "the file changed while it was sent"
-                raise SourceError(msg)
-            if offset < request.size:
-                ahead = loop.run_in_executor(self._threads, encode, offset)
-            yield encoded
-            deadline.reschedule(loop.time() + self._service.timeout_seconds)
+        try:
+            while offset < request.size:
+                try:
+                    length, encoded = await ahead
+                except OSError as error:
+                    raise SourceError(str(error)) from error
+                offset += length
+                if length == 0 or (offset >= request.size and digest.digest() != request.sha256):
+                    msg = "the file changed while it was sent"
+                    raise SourceError(msg)
+                if offset < request.size:
+                    ahead = loop.run_in_executor(self._threads, encode, offset)
+                yield encoded
+                deadline.reschedule(loop.time() + self._service.timeout_seconds)
+        finally:  # after an answer that came early nobody waits for it, and what it ended with is nobody's concern
+            if not ahead.cancel() and not ahead.cancelled():
+                ahead.exception()
         yield esauth.BODY_TAIL
 
     async def _explain(self, error: Exception, way: _Way) -> SigningError | SourceError:

@@ -212,12 +212,17 @@ class Watcher:
                 self._reader.join(5)
 
     def healthy(self) -> bool:
-        """Tell whether the thread lives and still watches what lies at the root's path."""
+        """Tell whether the thread lives and still watches what lies at the root's path; blocks."""
         try:
             same = os.path.samestat(os.stat(self.root), self._root_status)
         except OSError:
             return False
-        return same and self._reader is not None and self._reader.is_alive() and self._root_wd in self._directories
+        return same and self.is_reading and self._root_wd in self._directories
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether the thread lives."""
+        return self._reader is not None and self._reader.is_alive()
 
     def ping(self) -> None:
         """Ask the thread for a sign of life."""

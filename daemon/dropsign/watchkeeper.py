@@ -45,6 +45,7 @@ class WatchKeeper:
         self._log = log
         self._metrics = metrics
         self._watcher: Watcher | None = None
+        self._is_watched = True
         self._degraded = False
         self._cause = ""
         self._arming = asyncio.Lock()
@@ -80,8 +81,8 @@ class WatchKeeper:
 
     @property
     def is_alive(self) -> bool:
-        """Tell whether the watcher lives, or is known to be lost and being brought back."""
-        return self._watcher is None or self.lost is not None or self._watcher.healthy()
+        """Tell whether the watcher lives, and watched the outbox at the last check, or is being brought back."""
+        return self._watcher is None or self.lost is not None or (self._is_watched and self._watcher.is_reading)
 
     def ping(self) -> None:
         """Ask the watcher's thread for a sign of life."""
@@ -96,9 +97,8 @@ class WatchKeeper:
     async def check(self) -> None:
         """Find out whether the outbox is still there and watched; bring it back if it is not."""
         async with self._arming:
-            absence = await asyncio.to_thread(self._outbox.absence)
-            watched = self._watcher is None or self._watcher.healthy()
-            if absence is None and watched and self.lost is None:
+            absence, self._is_watched = await asyncio.to_thread(self._look)
+            if absence is None and self._is_watched and self.lost is None:
                 if self._watcher is not None and await asyncio.to_thread(self._watcher.follow_mounts):
                     self._rescan.request()
                 return
@@ -117,10 +117,14 @@ class WatchKeeper:
             except OutboxError as error:
                 self.lost = str(error)
                 return
-            self.lost = None
+            self.lost, self._is_watched = None, True
             self._gate.release("outbox")
             self._log.info("watch.restored", outbox=str(self._outbox.root))
             self._rescan.request()
+
+    def _look(self) -> tuple[str | None, bool]:
+        """Return why the outbox is not there, if it is not, and whether it is watched; blocks."""
+        return self._outbox.absence(), self._watcher is None or self._watcher.healthy()
 
     async def poll(self) -> None:
         """Look where no notices come from, every so often, and try again to have them; for ever."""

@@ -7,7 +7,7 @@ one worker from `take` to `done`; in an outage it keeps its place there, and not
 import asyncio
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -27,6 +27,7 @@ from dropsign.outage import LONGEST_RETRY_AFTER_SECONDS
 from dropsign.outbox import Publication
 from dropsign.parts import CHANGED, Parts
 from dropsign.signer import Request, SourceError
+from dropsign.threads import read_through
 
 SMALL: Final = 256 * 1024
 """Bytes up to which a file is read into memory once; larger ones are streamed in two passes."""
@@ -115,9 +116,11 @@ class Pool:
         self.in_flight = 0
         """Requests on their way."""
 
-    def start(self) -> None:
-        """Start the workers."""
+    def start(self, on_end: Callable[[asyncio.Task[None]], None]) -> None:
+        """Start the workers; tell of each that ends, as without them nothing is signed."""
         self._workers = [asyncio.create_task(self._work()) for _ in range(self._service.concurrency)]
+        for worker in self._workers:
+            worker.add_done_callback(on_end)
 
     async def stop(self, grace_seconds: float) -> None:
         """Take no more drops; let what is on its way end within the grace, then cut it short; record it all.
@@ -219,7 +222,7 @@ class Pool:
             loaded = await self._loading(drop)
             if isinstance(loaded, OpenDrop):
                 opened = loaded
-                request = await asyncio.get_running_loop().run_in_executor(None, self._first_pass, opened)
+                request = await read_through(self._first_pass, opened)
             else:
                 request = loaded
             reach("loaded")
@@ -375,8 +378,6 @@ class Pool:
         return self._parts.signer.prepare(content)
 
     def _first_pass(self, opened: OpenDrop) -> Request:
-        request = self._parts.signer.prepare_stream(
-            opened.read_at, opened.fingerprint.size, lambda: self._stopping and opened.is_closed
-        )
+        request = self._parts.signer.prepare_stream(opened.read_at, opened.fingerprint.size)
         opened.check()
         return request
