@@ -195,6 +195,7 @@ class Intake:
 
     async def close(self) -> None:
         """End what is being examined, and the thread."""
+        self._parts.outbox.interrupt()
         tasks = [*self._examined.values(), *self._retries]
         for task in tasks:
             task.cancel()

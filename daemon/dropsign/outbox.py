@@ -76,6 +76,11 @@ class Outbox(Root):
         self.max_bytes = max_bytes
         self.instance = secrets.token_hex(6).encode()
         self._numbers = count()
+        self._is_interrupted = False
+
+    def interrupt(self) -> None:
+        """Have no file's content be read to its end any more: the process is to end, and waits for its threads."""
+        self._is_interrupted = True
 
     @contextmanager
     def directories(self, *, most: int | None = KEPT) -> Iterator[Directories]:
@@ -141,13 +146,15 @@ class Outbox(Root):
         """Return the SHA-256 of one version of a file.
 
         Raises:
-            MovedOnError: the file is not that version any more.
+            MovedOnError: the file is not that version any more, or `interrupt` was called.
             OSError: it cannot be read.
         """
         hashed = hashlib.sha256()
         with self.open(path, fingerprint) as drop:
             offset = 0
             while piece := drop.read_at(offset, _PIECE):
+                if self._is_interrupted:
+                    raise MovedOnError(os.fsdecode(path))
                 hashed.update(piece)
                 offset += len(piece)
             drop.check()
