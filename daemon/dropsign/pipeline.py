@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
+from dropsign.budget import MemoryBudget
 from dropsign.config import Configuration
 from dropsign.contention import Contention
 from dropsign.descriptors import raise_limit, requests_borne
@@ -93,6 +94,7 @@ class Pipeline:
             publish=Publisher(doors.outbox, self.gate, at_once=min(borne, PUBLISHED_AT_ONCE)),
             verifier=doors.verifier,
             contention=Contention(),
+            memory=MemoryBudget(service.memory_mib * 1024 * 1024),
             observer=listeners.observer,
         )
         self.intake = Intake(
