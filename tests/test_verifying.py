@@ -125,7 +125,7 @@ def test_daemon_publishes_and_keeps_only_what_verifies(scheme: Scheme, box: Sand
     assert not box.events("file.signed")
 
 
-def test_ed25519_keeps_to_its_memory(box: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ed25519_keeps_to_its_memory(box: Sandbox) -> None:
     """A file that is verified as a whole is charged to memory_mib; a larger one fails for that, and nobody is asked."""
     key = ed25519.Ed25519PrivateKey.generate()
     public = box.directory / "signing.pub.pem"
