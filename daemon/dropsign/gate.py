@@ -222,8 +222,7 @@ class Gate:
         self._pace.outage()
         soon = self._for_refusals or error.fault is Fault.MACHINE
         longest = LONGEST_WAIT_AFTER_REFUSALS_SECONDS if soon else LONGEST_WAIT_SECONDS
-        now, text = time.monotonic(), str(error)
-        if self._policy.fault(error.reason, text, now, error.retry_after, longest=longest, path=path):
+        if self._policy.fault(time.monotonic(), error.retry_after, longest=longest, path=path):
             self._close_for_outage(error.reason, str(error))
         elif self._outage is not None:
             self._outage = Closed(error.reason, str(error), self._outage.since)
@@ -232,7 +231,7 @@ class Gate:
         """Take in an answer, about this file, that shows that the service works."""
         self._pace.answered(time.monotonic())
         self._for_refusals = False
-        if self._policy.success(path) is not None:
+        if self._policy.success(path):
             ended, self._outage = self._outage, None
             self._reopen(ended)
 
