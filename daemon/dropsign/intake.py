@@ -308,7 +308,7 @@ class Intake:
     def _withdraw_note(self, entry: Entry | None) -> None:
         """Remove the FILE.sign-error of a failure that no longer holds, or was about to be recorded at a crash."""
         if entry is not None and entry.state is not State.SIGNED:
-            self._parts.outbox.remove_error(entry.path)
+            self._parts.notes.remove(entry.path)
 
     def _begin_examination(self, look: Look, entry: Entry | None, *, found: bool) -> None:
         task = asyncio.create_task(self._examine(look, entry, found=found))

@@ -11,6 +11,7 @@ from dropsign.gate import Gate
 from dropsign.journal import Journal
 from dropsign.localqueue import LocalQueue
 from dropsign.model import Drop, Fingerprint, Signature
+from dropsign.notes import Notes
 from dropsign.outbox import Outbox
 from dropsign.publishing import Publisher
 from dropsign.signer import Signer
@@ -83,6 +84,7 @@ class Parts:
     signer: Signer
     gate: Gate
     publish: Publisher
+    notes: Notes
     verifier: Verifier | None
     contention: Contention
     memory: MemoryBudget

@@ -17,6 +17,7 @@ from dropsign.intake import Intake
 from dropsign.journal import Journal
 from dropsign.localqueue import LocalQueue
 from dropsign.model import Drop
+from dropsign.notes import Notes
 from dropsign.outage import OutagePolicy
 from dropsign.outbox import Outbox
 from dropsign.pace import Pace
@@ -92,6 +93,7 @@ class Pipeline:
             signer=doors.signer,
             gate=self.gate,
             publish=Publisher(doors.outbox, self.gate, at_once=min(borne, PUBLISHED_AT_ONCE)),
+            notes=Notes(doors.outbox, wanted=outbox.error_files),
             verifier=doors.verifier,
             contention=Contention(),
             memory=MemoryBudget(service.memory_mib * 1024 * 1024),
@@ -104,7 +106,7 @@ class Pipeline:
             republish_missing=outbox.republish_missing,
             on_forgetful=lambda: self.rescan.request(),  # noqa: PLW0108 - it is made further down
         )
-        self.pool = Pool(service, self.parts, self.intake, error_files=outbox.error_files)
+        self.pool = Pool(service, self.parts, self.intake)
         self.rescan = Rescan(self.parts, self.intake, outbox, listeners.scan_finished)
 
     def _slow_at_once(self) -> int:
@@ -142,6 +144,7 @@ class Pipeline:
         await self.pool.stop(grace_seconds)
         await self.intake.close()
         await self.parts.publish.close()
+        self.parts.notes.close()
         with suppress(TimeoutError):  # a full disk must not keep the process; what is lost is made again
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self.parts.journal.flush()

@@ -67,19 +67,17 @@ class Feeder(Protocol):
 class Pool:
     """`concurrency` workers, and the publishing of what they get."""
 
-    def __init__(self, service: Service, parts: Parts, feeder: Feeder, *, error_files: bool = False) -> None:
+    def __init__(self, service: Service, parts: Parts, feeder: Feeder) -> None:
         """Prepare the pool.
 
         Args:
             service: how many workers, how many attempts, how much memory.
             parts: what it works with.
             feeder: told of each path that the pool is done with.
-            error_files: put FILE.sign-error beside failed drops.
         """
         self._service = service
         self._parts = parts
         self._feeder = feeder
-        self._error_files = error_files
         self._random = Random()  # noqa: S311 - jitter is no secret
         self._loading: Grouping[Drop, Request | OpenDrop] = Grouping(self._load_group, name="load", limit=32)
         self._workers: list[asyncio.Task[None]] = []
@@ -303,8 +301,7 @@ class Pool:
             self._parts.observer.deferred(drop, reason, text, seconds)
 
     def _fail(self, drop: Drop, reason: str, text: str) -> None:
-        if self._error_files:
-            self._parts.outbox.write_error(drop.path, reason, text)
+        self._parts.notes.write(drop.path, reason, text)
         self._parts.journal.fail(drop, reason, text)
         reach("failed")
         self._parts.observer.failed(drop, reason, text)
@@ -313,10 +310,9 @@ class Pool:
         """Publish and record; a signature that cannot be published is kept in the journal."""
         parts = self._parts
         moved_on = False
+        parts.notes.remove(drop.path)  # one that was left behind by a crash
         try:
             stamp = await parts.publish(Publication(drop.path, drop.fingerprint, signature.text))
-            if self._error_files:
-                parts.outbox.remove_error(drop.path)
             parts.journal.sign(drop, signature, stamp)
             reach("recorded")
             parts.observer.signed(drop, signature, seconds)
