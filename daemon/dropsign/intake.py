@@ -140,7 +140,8 @@ class Intake:
         if is_unpublished(entry):  # its signature is at hand; the service is not asked again
             self._begin_examination(Look(entry.path, entry.fingerprint), entry, found=False)
             return
-        drop = Drop(entry.path, entry.fingerprint, attempts, time.time(), self._parts.journal.next_ticket())
+        settled_at = entry.since if entry.state is State.DEFERRED else time.time()
+        drop = Drop(entry.path, entry.fingerprint, attempts, settled_at, self._parts.journal.next_ticket())
         drop.failures = int(entry.reason != CHANGED)
         self._parts.journal.queue(drop)
         reach("retried")
