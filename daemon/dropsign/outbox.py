@@ -13,6 +13,8 @@ An fsync that fails is not tried again on the same file, which the kernel takes 
 In `withdraw`, the journal still says 'signed' with the old fingerprint, and as the file has another, the next scan
 finds it changed. The directory is fsynced before anything is recorded of the new version: else a power cut could bring
 a stale FILE.sign back beside a file that the journal already says is queued or failed, where no scan looks for it.
+A FILE.sign that cannot be removed (a directory made read-only) stays, stale, until the new one is renamed over it, and
+a directory that cannot be fsynced leaves that window open: no error of either keeps the new version from its signature.
 """
 
 import hashlib
