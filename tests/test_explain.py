@@ -14,6 +14,8 @@ import pytest
 
 from dropsign.explaining import GATE_REMEDIES, Sight, explain
 from dropsign.holders import writers
+from dropsign.journal import Journal
+from dropsign.model import Drop, Fingerprint
 from dropsign.status import GateStatus, Status
 from tests.support.sandbox import Sandbox, dropsign, powerless, wait_until
 
@@ -94,6 +96,23 @@ def test_retry_puts_failed_files_back(box: Sandbox) -> None:
         assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (code, "", 1)
     box.stop_daemon()
     assert dropsign(*config, "retry", "--all").returncode == 3
+
+
+def test_retry_of_many(box: Sandbox) -> None:
+    """However many have failed, each is put back, once."""
+    paths = [box.drop(f"{number}", b"%d" % number) for number in range(600)]
+    journal = Journal(box.journal)
+    for path in paths:
+        drop = Drop(os.fsencode(path.name), Fingerprint.of(path.lstat()), ticket=journal.next_ticket())
+        journal.queue(drop)
+        journal.fail(drop, "http_400", "refused")
+    journal.close()
+    box.start_daemon()
+    assert box.status()["failed"] == 600
+    assert dropsign("--config", box.config, "retry", "--all").stdout == "600 put back\n"
+    box.wait_signed(*paths, seconds=60)
+    box.wait_idle()
+    assert set(box.times_signed().values()) == {1}
 
 
 def test_outage_and_a_daemon_that_is_down(box: Sandbox, ask: Ask) -> None:

@@ -136,6 +136,37 @@ def test_place_of_a_cancelled_waiter_goes_to_the_next() -> None:
     run(scenario)
 
 
+def test_order_is_kept_where_several_leave_at_once() -> None:
+    """Whoever waits passes in the order in which all came, also behind two who leave in one turn of the loop."""
+
+    async def scenario() -> None:
+        site = Site(most=2)
+        passed: list[int] = []
+        leave = [asyncio.Event() for _ in range(8)]
+
+        async def go(number: int) -> None:
+            async with site.gate.passage():
+                passed.append(number)
+                await leave[number].wait()
+
+        tasks = [asyncio.create_task(go(number)) for number in range(7)]
+        await asyncio.sleep(0.01)
+        assert passed == [0, 1]
+        leave[0].set()
+        leave[1].set()
+        await asyncio.sleep(0.01)
+        assert passed == [0, 1, 2, 3]
+        tasks.append(asyncio.create_task(go(7)))
+        for number in range(2, 8):
+            leave[number].set()
+            await asyncio.sleep(0.01)
+        await asyncio.gather(*tasks)
+        assert passed == list(range(8))
+        assert site.gate._inside == 0
+
+    run(scenario)
+
+
 def test_overload_slows_down_without_closing() -> None:
     """A refusal for load while others get their answers halves the pace; the gate stays open, and nothing is told."""
 

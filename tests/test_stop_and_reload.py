@@ -1,5 +1,6 @@
 """Stop and reload under load: nothing is dropped, charged or signed twice, and what is broken is refused."""
 
+import os
 import re
 import signal
 from functools import partial
@@ -251,4 +252,23 @@ def test_a_password_that_is_too_long(box: Sandbox) -> None:
     box.wait_signed(path)
     box.wait_idle()
     _assert_untroubled(box, path)
+    assert not box.events("daemon.defect")
+
+
+def test_stop_while_a_large_file_is_examined(box: Sandbox) -> None:
+    """A stop does not wait until a file is read to its end whose FILE.sign somebody else made."""
+    path = box.drop("large")
+    os.truncate(path, 1 << 40)  # a terabyte of holes
+    box.sign_of(path).write_bytes(box.sign(b"whatever"))
+    daemon = box.start_daemon()
+
+    def is_read() -> bool:
+        if box.lookup(path)["settling_reason"] != "its content is being read":
+            return False
+        open_files = Path(f"/proc/{daemon.pid}/fd").iterdir()
+        return any(os.path.realpath(file) == str(path) for file in open_files)
+
+    wait_until(is_read, PATIENCE, "its reading")
+    assert box.stop_daemon() == 0
+    assert box.sign_of(path).exists()
     assert not box.events("daemon.defect")

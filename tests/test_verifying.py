@@ -1,7 +1,9 @@
 """Each scheme, from end to end: the daemon publishes and keeps only what verifies, and openssl alone agrees with us."""
 
 import base64
+import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -121,3 +123,41 @@ def test_daemon_publishes_and_keeps_only_what_verifies(scheme: Scheme, box: Sand
     assert not box.sign_of(new).exists()
     assert {path: box.sign_of(path).read_bytes() for path in kept} == kept
     assert not box.events("file.signed")
+
+
+def test_ed25519_keeps_to_its_memory(box: Sandbox) -> None:
+    """A file that is verified as a whole is charged to memory_mib; a larger one fails for that, and nobody is asked."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    public = box.directory / "signing.pub.pem"
+    public.write_bytes(public_pem(key))
+    box.configure("verify", key=str(public), scheme="ed25519")
+    box.configure("service", memory_mib=1)
+    streamed = [box.drop(f"streamed{number}", b"%d" % number + bytes(300_000)) for number in range(6)]
+    fits, too_large = box.drop("fits", bytes(1024**2)), box.drop("too large", bytes(1024**2 + 1))
+    box.sign_of(fits).write_bytes(base64.b64encode(key.sign(bytes(1024**2))))
+    box.start_daemon()
+    wait_until(lambda: box.events("file.failed"), 30, "the failure")
+    (failed,) = box.events("file.failed")
+    assert (failed["path"], failed["reason"]) == (too_large.name, "unverifiable")
+    assert "service.memory_mib" in failed["error"]
+
+    def refused() -> set[str]:
+        return {event["path"] for event in box.events("file.deferred") if event["reason"] == "bad_signature"}
+
+    wait_until(lambda: refused() >= {path.name for path in streamed}, 30, "what does not verify")
+    wait_until(lambda: [event["path"] for event in box.events("file.adopted")] == ["fits"], 30, "what verifies")
+    assert hashlib.sha256(too_large.read_bytes()).hexdigest() not in box.times_signed()
+    assert not box.events("daemon.defect")
+
+
+def test_ed25519_verifies_up_to_a_gibibyte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A larger file is not read at all, and its verdict says why."""
+    public, file = tmp_path / "signing.pub.pem", tmp_path / "file"
+    public.write_bytes(public_pem(ed25519.Ed25519PrivateKey.generate()))
+    file.touch()
+    os.truncate(file, 1024**3 + 1)
+    (tmp_path / "file.sign").write_bytes(base64.b64encode(bytes(64)))
+    assert cli.run(["verify", "--key", str(public), "--scheme", "ed25519", "--json", str(file)]) == 1
+    verdict = json.loads(capsys.readouterr().out)
+    assert verdict["verdict"] == "unreadable"
+    assert "1024 MiB" in verdict["detail"]

@@ -1,5 +1,6 @@
 """What the daemon answers when asked: its status, its metrics, what it knows of files."""
 
+import asyncio
 import os
 import time
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ from dropsign.units import unit_of
 from dropsign.watchkeeper import WatchKeeper
 
 _DAY_SECONDS: Final = 86400
+
+_RETRIED_AT_ONCE: Final = 256
+"""Files decided about in one turn of the loop: some 20 ms."""
 
 
 class Answers:
@@ -180,7 +184,9 @@ class Answers:
             paths = [entry.path for entry in entries if entry.path.startswith(prefixes)]
         intake = self._pipeline.intake
         paths = [path for path in paths if intake.filters.accepts(path)]
-        await intake.take_in(paths, force=wanted.force)
+        for start in range(0, len(paths), _RETRIED_AT_ONCE):
+            await intake.take_in(paths[start : start + _RETRIED_AT_ONCE], force=wanted.force)
+            await asyncio.sleep(0)  # what else there is to do has its turn
         return len(paths)
 
 

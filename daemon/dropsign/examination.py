@@ -6,7 +6,7 @@ from typing import Final
 
 from dropsign.admission import UNPUBLISHABLE, is_adoptable
 from dropsign.failpoints import reach
-from dropsign.model import Drop, Entry, Look, Signature, Stamp, State
+from dropsign.model import Drop, Entry, Fingerprint, Look, Signature, Stamp, State
 from dropsign.outbox import Publication
 from dropsign.parts import MISSING, OVERWRITTEN, Parts
 from dropsign.threads import read_through
@@ -46,13 +46,20 @@ class Examiner:
                 parts.observer.unchanged(look.path)
             return digest == sha256
         signature = Signature(text, sha256, fingerprint.size)
-        if not await parts.proves(look.path, fingerprint, signature):
+        if not await self._proves(look.path, fingerprint, signature):
             return False
         drop = Drop(look.path, fingerprint)
         parts.journal.sign(drop, signature, stamp)
         reach("adopted")
         parts.observer.adopted(look.path, signature)
         return True
+
+    async def _proves(self, path: bytes, fingerprint: Fingerprint, signature: Signature) -> bool:
+        memory = await self._parts.memory.take(fingerprint.size if self._parts.needs_content else 0)
+        try:
+            return await self._parts.proves(path, fingerprint, signature)
+        finally:
+            self._parts.memory.give(memory)
 
     async def keep(self, look: Look, entry: Entry) -> bool:
         """Leave a version signed whose content is what was signed last, with the FILE.sign that was made for it.

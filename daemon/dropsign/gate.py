@@ -57,7 +57,7 @@ class Gate:
         self._probing = False
         self._stirred = asyncio.Event()
         self._next_summary = 0.0
-        self._queue: deque[asyncio.Future[None]] = deque()
+        self._queue: deque[asyncio.Future[bool]] = deque()
         self._on_closed = on_closed
         self._on_opened = on_opened
         self._before_probe = before_probe
@@ -73,9 +73,9 @@ class Gate:
         """Why the gate is closed; None while it is open."""
         return next(iter(self._held.values()), self._outage)
 
-    def holds(self, reason: str) -> bool:
-        """Tell whether a fault of this machine keeps the gate shut, whatever else does."""
-        return reason in self._held
+    def is_held(self, by: Hashable) -> bool:
+        """Tell whether a fault of this machine, found by this one, keeps the gate shut, whatever else does."""
+        return by in self._held
 
     @property
     def next_probe_seconds(self) -> float | None:
@@ -98,14 +98,12 @@ class Gate:
             failed: it has failed before.
         """
         probing = await self._enter(path, failed or self._policy.has_failed(path))
-        self._inside += 1
         try:
             yield
         finally:
-            self._inside -= 1
             if probing:
                 self._end_probe()
-            self._call_in()
+            self._leave()
 
     @property
     def limit(self) -> int:
@@ -113,13 +111,13 @@ class Gate:
         return 1 if self.closed is not None else self._pace.limit
 
     def _call_in(self) -> None:
-        """Wake as many waiters as there is room for, in the order in which they came; all, once the gate is closed."""
-        room = self._room if self._open.is_set() else len(self._queue)
-        while self._queue and room > 0:
+        """Give waiters the places there are, in the order in which they came; wake all once the gate is closed."""
+        is_open = self._open.is_set()
+        while self._queue and not (is_open and self._room <= 0):
             waiter = self._queue.popleft()
             if not waiter.done():
-                waiter.set_result(None)
-                room -= 1
+                self._inside += is_open  # now, not when it wakes: another may leave, or come, before that
+                waiter.set_result(is_open)
 
     @property
     def _room(self) -> int:
@@ -127,21 +125,34 @@ class Gate:
         return self._pace.limit - self._inside if time.monotonic() >= self._pace.resumes else 0
 
     async def _enter(self, path: bytes | None, failed: bool) -> bool:  # noqa: FBT001 - handed on by position
-        """Wait for one's turn; return whether it is a probe's."""
+        """Wait for one's turn, and take a place inside; return whether it is a probe's."""
         while True:
             if not self._open.is_set():
                 if await self._enter_closed(path, failed):
+                    self._inside += 1
                     return True
-            elif self._room > 0:
+            elif await self._enter_open():
                 return False
-            else:
-                waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._queue.append(waiter)
-                try:
-                    await waiter
-                except asyncio.CancelledError:
-                    self._call_in()  # the place that was given to us, if one was, is another's now
-                    raise
+
+    async def _enter_open(self) -> bool:
+        """Wait for a place, and return true, or until the gate closes."""
+        waiter: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._queue.append(waiter)
+        self._call_in()
+        try:
+            is_given = await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled() and waiter.result():  # the place that was given to us is another's now
+                self._leave()
+            raise
+        if is_given and not self._open.is_set():
+            self._leave()
+            return False
+        return is_given
+
+    def _leave(self) -> None:
+        self._inside -= 1
+        self._call_in()
 
     async def _enter_closed(self, path: bytes | None, failed: bool) -> bool:  # noqa: FBT001 - as above
         """Wait until a probe may go, and return true, or until the gate opens.
@@ -211,8 +222,7 @@ class Gate:
         self._pace.outage()
         soon = self._for_refusals or error.fault is Fault.MACHINE
         longest = LONGEST_WAIT_AFTER_REFUSALS_SECONDS if soon else LONGEST_WAIT_SECONDS
-        now, text = time.monotonic(), str(error)
-        if self._policy.fault(error.reason, text, now, error.retry_after, longest=longest, path=path):
+        if self._policy.fault(time.monotonic(), error.retry_after, longest=longest, path=path):
             self._close_for_outage(error.reason, str(error))
         elif self._outage is not None:
             self._outage = Closed(error.reason, str(error), self._outage.since)
@@ -221,7 +231,7 @@ class Gate:
         """Take in an answer, about this file, that shows that the service works."""
         self._pace.answered(time.monotonic())
         self._for_refusals = False
-        if self._policy.success(path) is not None:
+        if self._policy.success(path):
             ended, self._outage = self._outage, None
             self._reopen(ended)
 

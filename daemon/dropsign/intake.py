@@ -140,7 +140,8 @@ class Intake:
         if is_unpublished(entry):  # its signature is at hand; the service is not asked again
             self._begin_examination(Look(entry.path, entry.fingerprint), entry, found=False)
             return
-        drop = Drop(entry.path, entry.fingerprint, attempts, time.time(), self._parts.journal.next_ticket())
+        settled_at = entry.since if entry.state is State.DEFERRED else time.time()
+        drop = Drop(entry.path, entry.fingerprint, attempts, settled_at, self._parts.journal.next_ticket())
         drop.failures = int(entry.reason != CHANGED)
         self._parts.journal.queue(drop)
         reach("retried")
@@ -195,6 +196,7 @@ class Intake:
 
     async def close(self) -> None:
         """End what is being examined, and the thread."""
+        self._parts.outbox.interrupt()
         tasks = [*self._examined.values(), *self._retries]
         for task in tasks:
             task.cancel()
@@ -307,7 +309,7 @@ class Intake:
     def _withdraw_note(self, entry: Entry | None) -> None:
         """Remove the FILE.sign-error of a failure that no longer holds, or was about to be recorded at a crash."""
         if entry is not None and entry.state is not State.SIGNED:
-            self._parts.outbox.remove_error(entry.path)
+            self._parts.notes.remove(entry.path)
 
     def _begin_examination(self, look: Look, entry: Entry | None, *, found: bool) -> None:
         task = asyncio.create_task(self._examine(look, entry, found=found))

@@ -157,7 +157,7 @@ class Journal:
         return await self._ask(lambda _: self._counter.counts(time.monotonic()), at_once=True)
 
     async def oldest_waiting(self) -> float | None:
-        """Return since when the oldest drop waits, in seconds since the epoch, at once (see `lookup`)."""
+        """Return since when the drop waits that has waited longest (see schema), at once (see `lookup`)."""
         return await self._ask(schema.oldest_waiting, at_once=True)
 
     async def signature(self, number: int) -> Signature | None:
@@ -202,13 +202,16 @@ class Journal:
 
     def queue(self, drop: Drop) -> None:
         """Record a drop as waiting for its signature, at its ticket's place."""
-        self._put("queue", drop.path, State.QUEUED, drop.fingerprint, ticket=drop.ticket, attempts=drop.attempts)
+        self._put(
+            "queue", drop.path, State.QUEUED, drop.fingerprint,
+            since=drop.settled_at, ticket=drop.ticket, attempts=drop.attempts,
+        )  # fmt: skip
 
     def defer(self, drop: Drop, not_before: float, reason: str, error: str) -> None:
         """Record that a drop rests until a time (seconds since the epoch)."""
         self._put(
             "defer", drop.path, State.DEFERRED, drop.fingerprint,
-            attempts=drop.attempts, not_before=not_before, reason=reason, error=error,
+            since=drop.settled_at, attempts=drop.attempts, not_before=not_before, reason=reason, error=error,
         )  # fmt: skip
 
     def fail(self, drop: Drop, reason: str, error: str) -> None:
@@ -274,7 +277,8 @@ class Journal:
         directory, name = self._locate(connection, path)
         given = (values.get(key) for key in ("ticket", "attempts", "not_before", "reason", "error", "signature"))
         connection.execute(
-            schema.UPSERT, (directory, name, state, *fingerprint, time.time(), *given, *(stamp or _UNKNOWN))
+            schema.UPSERT,
+            (directory, name, state, *fingerprint, values.get("since") or time.time(), *given, *(stamp or _UNKNOWN)),
         )
 
     def _signed(self, connection: sqlite3.Connection, drop: Drop, signature: Signature, stamp: Stamp | None) -> None:

@@ -53,7 +53,7 @@ class LocalQueue:
         self._renewed: dict[bytes, Drop] = {}
         self._loaded = 0
         self._last = last_ticket
-        self._changed = asyncio.Event()
+        self._takers: deque[asyncio.Future[None]] = deque()
         self._refilling = asyncio.Lock()
 
     def holds(self, path: bytes) -> bool:
@@ -69,7 +69,8 @@ class LocalQueue:
         self._last = drop.ticket
         if fits:
             self._load(drop)
-        self._changed.set()
+        else:
+            self._wake()
 
     async def take(self) -> Drop:
         """Wait for a drop and take it; who took it must call `done`."""
@@ -77,9 +78,29 @@ class LocalQueue:
             if self._loaded < self._last and len(self._large) < 8 * ROOM:
                 await self._refill()
             else:
-                self._changed.clear()
-                await self._changed.wait()
+                await self._wait()
+        if self._small or self._large or self._failed:  # more may be taken now than was when the last drop came
+            self._wake()
         return drop
+
+    async def _wait(self) -> None:
+        """Wait until it is worth while to look for a drop again."""
+        taker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._takers.append(taker)
+        try:
+            await taker
+        except asyncio.CancelledError:
+            if not taker.cancelled():  # what it was woken for is another's now
+                self._wake()
+            raise
+
+    def _wake(self) -> None:
+        """Wake the taker that has waited longest, for one drop more that may be taken."""
+        while self._takers:
+            taker = self._takers.popleft()
+            if not taker.done():
+                taker.set_result(None)
+                return
 
     @property
     def has_fresh(self) -> bool:
@@ -105,7 +126,7 @@ class LocalQueue:
         if drop.path in self._slow:
             self._slow.discard(drop.path)
             self._retried.discard(drop.path)
-            self._changed.set()
+            self._wake()
 
     def _next(self) -> Drop | None:
         """Take the drop whose turn it is; None when there is none that may be taken."""
@@ -150,8 +171,8 @@ class LocalQueue:
             self._line_up_failed(drop, 0)
             return
         (self._large if drop.fingerprint.size >= LARGE else self._small).append(drop)
-        self._changed.set()
+        self._wake()
 
     def _line_up_failed(self, drop: Drop, seconds: float) -> None:
         heapq.heappush(self._failed, (time.monotonic() + seconds, drop.ticket, drop))
-        asyncio.get_running_loop().call_later(seconds, self._changed.set)
+        asyncio.get_running_loop().call_later(seconds, self._wake)

@@ -107,7 +107,7 @@ class Drop:
         path: relative to the outbox, as bytes.
         fingerprint: the version.
         attempts: charged so far.
-        settled_at: seconds since the epoch when it came to rest.
+        settled_at: seconds since the epoch when it came to rest, or when somebody asked for it anew; 0 where unknown.
         ticket: its place in the queue; a lower one goes first.
         failures: how often it was not signed, to whoever's account that was put; known to this process alone.
     """
@@ -157,7 +157,7 @@ class Entry:
         signature_id: the journal's number of that signature.
         attempts: charged to this version.
         not_before: seconds since the epoch; a deferred drop rests until then.
-        since: seconds since the epoch when it came into this state.
+        since: seconds since the epoch when it came into this state; or, queued or deferred, when it came to rest.
         reason: short name of the last error.
         error: its text.
         signed_size: size in bytes of the content last signed under this path.

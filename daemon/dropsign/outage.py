@@ -8,7 +8,6 @@ probe; and a file that fails again after others were answered tells nothing of t
 """
 
 from collections import deque
-from dataclasses import dataclass
 from random import Random
 from typing import Final
 
@@ -31,21 +30,12 @@ SUSPECTS_MOST: Final = 4096
 """Files remembered that failed; the longest known are forgotten first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outage:
-    """A closed gate: since when (monotonic seconds), why, and what the last error said."""
-
-    since: float
-    reason: str
-    detail: str
-
-
 class OutagePolicy:
     """Open or closed, and when the next probe may go."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
-        self.outage: Outage | None = None
+        self.is_out = False
         self.probes = 0
         self.next_probe = 0.0
         self._asked_until = 0.0
@@ -53,10 +43,8 @@ class OutagePolicy:
         self._failed_since: dict[bytes, float] = {}
         self._refusals: deque[tuple[int, bytes]] = deque(maxlen=SAME_REFUSALS)
 
-    def fault(  # noqa: PLR0913 - all that is known of it
+    def fault(
         self,
-        reason: str,
-        detail: str,
         now: float,
         retry_after: float | None = None,
         *,
@@ -66,25 +54,21 @@ class OutagePolicy:
         """Take in a fault that is no file's; return whether it closed the gate.
 
         Args:
-            reason: its short name.
-            detail: what the error said.
             now: monotonic seconds.
             retry_after: seconds that the service asked to wait.
             longest: seconds that the next probe waits at most.
             path: of the file that it befell, if it may be that file's alone.
         """
-        closes = self.outage is None
+        closes = not self.is_out
         retry_after = min(retry_after or 0.0, LONGEST_RETRY_AFTER_SECONDS)
         self._sole = path if closes or path == self._sole else None
         self._asked_until = max(0.0 if closes else self._asked_until, now + retry_after)
-        if self.outage is None:
-            self.outage = Outage(now, reason, detail)
+        if closes:
+            self.is_out = True
             self.probes = 0
         elif now < self.next_probe:  # not a probe's: a request that was on its way when the gate closed
             self.next_probe = max(self.next_probe, now + retry_after)
             return False
-        else:
-            self.outage = Outage(self.outage.since, reason, detail)
         self.probes += 1
         wait = full_jitter(self.probes, FIRST_WAIT_SECONDS, longest, self._random)
         self.next_probe = now + max(wait, retry_after)
@@ -110,14 +94,15 @@ class OutagePolicy:
             del self._failed_since[next(iter(self._failed_since))]
         return last_answer > since
 
-    def success(self, path: bytes | None = None) -> Outage | None:
-        """Take in an answer; return the outage that it ended, if there was one."""
+    def success(self, path: bytes | None = None) -> bool:
+        """Take in an answer; return whether it ended an outage."""
         self._refusals.clear()
         if path is not None:
             self._failed_since.pop(path, None)
-        if self.outage is not None and self._sole is None:  # these failed with all others
+        if self.is_out and self._sole is None:  # these failed with all others
             self._failed_since.clear()
-        return self._open()
+        ends, self.is_out = self.is_out, False
+        return ends
 
     def refusal(self, path: bytes, status: int) -> bool:
         """Take in a refusal of one file; return whether so many alike came that the gate must close."""
@@ -131,7 +116,3 @@ class OutagePolicy:
         paths = [path for _, path in self._refusals]
         self._refusals.clear()
         return paths
-
-    def _open(self) -> Outage | None:
-        outage, self.outage = self.outage, None
-        return outage

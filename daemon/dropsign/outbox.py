@@ -13,6 +13,8 @@ An fsync that fails is not tried again on the same file, which the kernel takes 
 In `withdraw`, the journal still says 'signed' with the old fingerprint, and as the file has another, the next scan
 finds it changed. The directory is fsynced before anything is recorded of the new version: else a power cut could bring
 a stale FILE.sign back beside a file that the journal already says is queued or failed, where no scan looks for it.
+A FILE.sign that cannot be removed (a directory made read-only) stays, stale, until the new one is renamed over it, and
+a directory that cannot be fsynced leaves that window open: no error of either keeps the new version from its signature.
 """
 
 import hashlib
@@ -76,6 +78,11 @@ class Outbox(Root):
         self.max_bytes = max_bytes
         self.instance = secrets.token_hex(6).encode()
         self._numbers = count()
+        self._is_interrupted = False
+
+    def interrupt(self) -> None:
+        """Have no file's content be read to its end any more: the process is to end, and waits for its threads."""
+        self._is_interrupted = True
 
     @contextmanager
     def directories(self, *, most: int | None = KEPT) -> Iterator[Directories]:
@@ -141,13 +148,15 @@ class Outbox(Root):
         """Return the SHA-256 of one version of a file.
 
         Raises:
-            MovedOnError: the file is not that version any more.
+            MovedOnError: the file is not that version any more, or `interrupt` was called.
             OSError: it cannot be read.
         """
         hashed = hashlib.sha256()
         with self.open(path, fingerprint) as drop:
             offset = 0
             while piece := drop.read_at(offset, _PIECE):
+                if self._is_interrupted:
+                    raise MovedOnError(os.fsdecode(path))
                 hashed.update(piece)
                 offset += len(piece)
             drop.check()

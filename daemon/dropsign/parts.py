@@ -1,13 +1,16 @@
 """What the intake and the pool share: the doors they go through, and whom they tell."""
 
+import errno
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from dropsign.budget import MemoryBudget
 from dropsign.contention import Contention
 from dropsign.gate import Gate
 from dropsign.journal import Journal
 from dropsign.localqueue import LocalQueue
 from dropsign.model import Drop, Fingerprint, Signature
+from dropsign.notes import Notes
 from dropsign.outbox import Outbox
 from dropsign.publishing import Publisher
 from dropsign.signer import Signer
@@ -81,25 +84,48 @@ class Parts:
     signer: Signer
     gate: Gate
     publish: Publisher
+    notes: Notes
     verifier: Verifier | None
     contention: Contention
+    memory: MemoryBudget
     observer: Observer
+
+    @property
+    def needs_content(self) -> bool:
+        """Tell whether a signature is verified with the whole content in memory."""
+        return self.verifier is not None and self.verifier.needs_content
+
+    def why_unprovable(self, size: int) -> str | None:
+        """Say why no signature of a file of so many bytes can be verified; None where one can."""
+        if not self.needs_content or size <= self.memory.total:
+            return None
+        return (
+            "an ed25519 signature is verified with the whole file in memory, and it is larger than all that"
+            f" service.memory_mib allows, {self.memory.total // 1024**2} MiB; raise that"
+        )
 
     async def proves(self, path: bytes, fingerprint: Fingerprint, signature: Signature) -> bool:
         """Tell whether a signature verifies with the configured key; true where there is none.
 
+        Where that needs the content, the caller has taken the memory for it.
+
         Raises:
             MovedOnError: the file is not that version any more.
-            OSError: it cannot be read.
+            OSError: it cannot be read, or is too large to be verified.
         """
         verifier, outbox = self.verifier, self.outbox
         if verifier is None:
             return True
 
+        if (text := self.why_unprovable(fingerprint.size)) is not None:
+            raise OSError(errno.EFBIG, text)
+
         def check() -> bool:
             if not verifier.needs_content:
                 return verifier.verify_digest(signature.text, signature.sha256)
             with outbox.open(path, fingerprint) as opened:
-                return verifier.verify_content(signature.text, opened.read_at(0, fingerprint.size))
+                content = opened.read_at(0, fingerprint.size)
+                opened.check()
+                return verifier.verify_content(signature.text, content)
 
         return await read_through(check)

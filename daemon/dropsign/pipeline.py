@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 
+from dropsign.budget import MemoryBudget
 from dropsign.config import Configuration
 from dropsign.contention import Contention
 from dropsign.descriptors import raise_limit, requests_borne
@@ -15,6 +16,7 @@ from dropsign.gate import Closed, Gate
 from dropsign.intake import Intake
 from dropsign.journal import Journal
 from dropsign.localqueue import LocalQueue
+from dropsign.notes import Notes
 from dropsign.outage import OutagePolicy
 from dropsign.outbox import Outbox
 from dropsign.pace import Pace
@@ -89,8 +91,10 @@ class Pipeline:
             signer=doors.signer,
             gate=self.gate,
             publish=Publisher(doors.outbox, self.gate, at_once=min(borne, PUBLISHED_AT_ONCE)),
+            notes=Notes(doors.outbox, wanted=outbox.error_files),
             verifier=doors.verifier,
             contention=Contention(),
+            memory=MemoryBudget(service.memory_mib * 1024 * 1024),
             observer=listeners.observer,
         )
         self.intake = Intake(
@@ -100,7 +104,7 @@ class Pipeline:
             republish_missing=outbox.republish_missing,
             on_forgetful=lambda: self.rescan.request(),  # noqa: PLW0108 - it is made further down
         )
-        self.pool = Pool(service, self.parts, self.intake, error_files=outbox.error_files)
+        self.pool = Pool(service, self.parts, self.intake)
         self.rescan = Rescan(self.parts, self.intake, outbox, listeners.scan_finished)
 
     def _slow_at_once(self) -> int:
@@ -138,6 +142,7 @@ class Pipeline:
         await self.pool.stop(grace_seconds)
         await self.intake.close()
         await self.parts.publish.close()
+        self.parts.notes.close()
         with suppress(TimeoutError):  # a full disk must not keep the process; what is lost is made again
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self.parts.journal.flush()

@@ -1,5 +1,7 @@
-"""Publishing with patience: what this machine cannot write just now holds the gate shut, and is tried again.
+"""Publishing with patience: where this machine can write nothing just now, the gate is shut and it is tried again.
 
+That is for want of room, of descriptors or of a disk that works (see errors.unwritable_reason); whatever else goes
+wrong, such as a directory's permissions, is the file's, and raised.
 Each try writes a new temporary file: an fsync that failed is never taken back by another fsync of the same file.
 """
 

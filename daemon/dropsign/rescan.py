@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random
@@ -11,7 +11,7 @@ from dropsign.backoff import some_jitter
 from dropsign.config import Outbox as OutboxConfiguration
 from dropsign.errors import OutboxError, is_shortage
 from dropsign.intake import Intake
-from dropsign.model import Entry, Look, State
+from dropsign.model import State
 from dropsign.parts import Parts
 from dropsign.scan import Finding, Scan, Tally
 
@@ -81,9 +81,8 @@ class Rescan:
         for entry in await journal.entries(State.DEFERRED, _AT_A_TIME):
             if not entry.attempts:  # not the file's: someone may have mended its permissions since
                 self._intake.requeue(entry)
-        if self._settings.error_files:
-            failed = await journal.entries(State.FAILED, _AT_A_TIME)
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._restore_notes, failed)
+        if self._settings.error_files or self.last is None:
+            await self._parts.notes.restore(await journal.entries(State.FAILED, _AT_A_TIME))
         self.last = finished
 
     async def _scan(self, tops: Collection[bytes], *, polled: bool) -> Finished | None:
@@ -117,12 +116,3 @@ class Rescan:
         finished = Finished(tally, time.monotonic() - started, time.time(), polled)
         self._on_finished(finished)
         return finished
-
-    def _restore_notes(self, failed: Sequence[Entry]) -> None:
-        """Put back notes beside failed drops that a crash, or somebody, took away."""
-        outbox = self._parts.outbox
-        looks = outbox.look([entry.path for entry in failed], closely=False)
-        for entry, look in zip(failed, looks, strict=True):
-            is_there = isinstance(look, Look) and look.fingerprint == entry.fingerprint
-            if is_there and not outbox.has_error(entry.path):
-                outbox.write_error(entry.path, entry.reason or "", entry.error or "")

@@ -1,9 +1,9 @@
 """Whether a signature fits some content, by a public key or certificate in a PEM file."""
 
 import binascii
+import errno
 import hashlib
 import io
-import mmap
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +29,9 @@ _KINDS: Final[dict[str, type[_Key]]] = {
 }
 SCHEMES: Final = tuple(_KINDS)
 """The names of all schemes, as in `verify.scheme`."""
+
+CONTENT_MOST: Final = 1024**3
+"""Bytes of the largest file that `Verifier.verify_file` reads into memory, for a scheme that needs the content."""
 
 _PREHASHED: Final = utils.Prehashed(hashes.SHA256())
 _PSS: Final = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
@@ -126,19 +129,19 @@ class Verifier:
         return self.verify_digest(signature.text, signature.sha256)
 
     def verify_file(self, file: io.BufferedIOBase, signature_text: bytes) -> bool:
-        """Tell whether a signature fits an open file, with memory that does not grow with it.
+        """Tell whether a signature fits an open file, with memory that does not grow with it where it needs not.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: it cannot be read, or is too large for a scheme that needs the content: above `CONTENT_MOST`.
         """
         if not self.needs_content:
             return self.verify_digest(signature_text, hashlib.file_digest(file, "sha256").digest())
-        # Ed25519 takes its content in one piece only; mapped, that is the page cache and not memory of ours.
-        file.seek(0, 2)
-        if file.tell() == 0:  # nothing can't be mapped
-            return self.verify_content(signature_text, b"")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as content:
-            return self.verify_content(signature_text, content)
+        # Not mapped into memory: whoever makes the file shorter meanwhile would end the process (SIGBUS).
+        size = file.seek(0, io.SEEK_END)
+        if size > CONTENT_MOST:
+            raise OSError(errno.EFBIG, f"ed25519 needs a file in one piece, of at most {CONTENT_MOST // 1024**2} MiB")
+        file.seek(0)
+        return self.verify_content(signature_text, file.read(size))
 
 
 def _decode(text: bytes) -> bytes | None:

@@ -83,7 +83,7 @@ class Withdrawal:
         looked = False
         try:
             while not (await asyncio.wait({lookup}, timeout=_PATIENCE_SECONDS))[0]:
-                if not self._parts.gate.holds("journal"):
+                if not self._parts.gate.is_held("journal"):
                     continue
                 if not looked:  # what was due soon, or is due, was not looked at
                     self._fresh = self._settling.paths()

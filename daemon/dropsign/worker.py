@@ -65,48 +65,21 @@ class Feeder(Protocol):
         """Failed drops are to be tried again."""
 
 
-class MemoryBudget:
-    """A number of bytes that all requests share; whoever asks first gets first."""
-
-    def __init__(self, total: int) -> None:
-        self._total = self._free = total
-        self._turn = asyncio.Lock()
-        self._freed = asyncio.Event()
-
-    async def take(self, size: int) -> int:
-        """Wait for `size` bytes, or for all there are if it is more; return how many were taken."""
-        size = min(size, self._total)
-        async with self._turn:
-            while self._free < size:
-                self._freed.clear()
-                await self._freed.wait()
-            self._free -= size
-        return size
-
-    def give(self, size: int) -> None:
-        """Give bytes back."""
-        self._free += size
-        self._freed.set()
-
-
 class Pool:
     """`concurrency` workers, and the publishing of what they get."""
 
-    def __init__(self, service: Service, parts: Parts, feeder: Feeder, *, error_files: bool = False) -> None:
+    def __init__(self, service: Service, parts: Parts, feeder: Feeder) -> None:
         """Prepare the pool.
 
         Args:
             service: how many workers, how many attempts, how much memory.
             parts: what it works with.
             feeder: told of each path that the pool is done with.
-            error_files: put FILE.sign-error beside failed drops.
         """
         self._service = service
         self._parts = parts
         self._feeder = feeder
-        self._error_files = error_files
         self._random = Random()  # noqa: S311 - jitter is no secret
-        self._budget = MemoryBudget(service.memory_mib * 1024 * 1024)
         self._loading: Grouping[Drop, Request | OpenDrop] = Grouping(self._load_group, name="load", limit=32)
         self._workers: list[asyncio.Task[None]] = []
         self._busy: set[asyncio.Task[None]] = set()
@@ -150,13 +123,20 @@ class Pool:
             reach("taken")
             moved_on: bool | None = False
             try:
-                moved_on = await self._process(drop)
+                moved_on = False if self._is_hopeless(drop) else await self._process(drop)
             except Exception as error:  # noqa: BLE001 - a defect must not cost other files their signature
                 self._parts.observer.defect(error)
                 self._defer(drop, "defect", f"{type(error).__name__}: {error}", _DEFERRAL_TRIES)
             finally:
                 if moved_on is not None:
                     self._release(drop, moved_on=moved_on)
+
+    def _is_hopeless(self, drop: Drop) -> bool:
+        """Tell whether no signature of a drop could be verified, and give it up if so."""
+        text = self._parts.why_unprovable(drop.fingerprint.size)
+        if text is not None:
+            self._fail(drop, "unverifiable", text)
+        return text is not None
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -215,8 +195,7 @@ class Pool:
             OSError: it cannot be read.
             SigningError: no signature came, or it does not verify.
         """
-        size = drop.fingerprint.size
-        memory = await self._budget.take(STREAM_COST if size > SMALL else 4 * size + 4096)
+        memory = await self._parts.memory.take(self._cost(drop.fingerprint.size))
         opened: OpenDrop | None = None
         try:
             loaded = await self._loading(drop)
@@ -241,7 +220,13 @@ class Pool:
         finally:
             if opened is not None:
                 opened.close()
-            self._budget.give(memory)
+            self._parts.memory.give(memory)
+
+    def _cost(self, size: int) -> int:
+        """Return how many bytes of memory it takes to have so many signed and the signature verified."""
+        if size <= SMALL:
+            return 4 * size + 4096
+        return STREAM_COST + (size if self._parts.needs_content else 0)
 
     async def _send(self, drop: Drop, request: Request) -> tuple[Signature, float]:
         started = time.perf_counter()
@@ -319,8 +304,7 @@ class Pool:
             self._parts.observer.deferred(drop, reason, text, seconds)
 
     def _fail(self, drop: Drop, reason: str, text: str) -> None:
-        if self._error_files:
-            self._parts.outbox.write_error(drop.path, reason, text)
+        self._parts.notes.write(drop.path, reason, text)
         self._parts.journal.fail(drop, reason, text)
         reach("failed")
         self._parts.observer.failed(drop, reason, text)
@@ -329,10 +313,9 @@ class Pool:
         """Publish and record; a signature that cannot be published is kept in the journal."""
         parts = self._parts
         moved_on = False
+        parts.notes.remove(drop.path)  # one that was left behind by a crash
         try:
             stamp = await parts.publish(Publication(drop.path, drop.fingerprint, signature.text))
-            if self._error_files:
-                parts.outbox.remove_error(drop.path)
             parts.journal.sign(drop, signature, stamp)
             reach("recorded")
             parts.observer.signed(drop, signature, seconds)
