@@ -4,7 +4,7 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,10 @@ from dropsign.errors import UnreachableError
 from dropsign.units import unit_of
 
 _TIMEOUT_SECONDS: Final = 30.0
+
+
+_PAGE_BYTES: Final = 512 * 1024
+"""Of paths, as JSON, in one request; the daemon takes twice as many."""
 
 
 class _Connection(http.client.HTTPConnection):
@@ -57,7 +61,8 @@ class Control:
 
     def retry(self, paths: Sequence[bytes], *, force: bool = False) -> None:
         """Have the daemon take some paths up at once."""
-        self._ask("POST", "/api/retry", {"paths": [os.fsdecode(path) for path in paths], "force": force})
+        for page in _pages(paths):
+            self._ask("POST", "/api/retry", {"paths": page, "force": force})
 
     def retry_failed(self, below: Sequence[bytes] = (b"",)) -> int:
         """Have the daemon put failed files back; return how many.
@@ -65,14 +70,11 @@ class Control:
         Args:
             below: directories whose files, at any depth, are meant; b"" for the whole outbox.
         """
-        answer = self._ask("POST", "/api/retry", {"below": [os.fsdecode(path) for path in below]})
-        return int(answer["retried"])
+        return sum(self._ask("POST", "/api/retry", {"below": page})["retried"] for page in _pages(below))
 
     def lookup(self, paths: Sequence[bytes]) -> list[dict[str, Any]]:
         """Return what the daemon knows of some paths."""
-        answer = self._ask("POST", "/api/lookup", {"paths": [os.fsdecode(path) for path in paths]})
-        files: list[dict[str, Any]] = answer["files"]
-        return files
+        return [file for page in _pages(paths) for file in self._ask("POST", "/api/lookup", {"paths": page})["files"]]
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         connection = _Connection(self._path, self._seconds)
@@ -104,3 +106,18 @@ class Control:
             msg = f"{self._path}: the daemon refuses: {answer.get('error')}"
             raise UnreachableError(msg, is_denial=True)
         return answer
+
+
+def _pages(paths: Sequence[bytes]) -> Iterator[list[str]]:
+    """Yield paths in portions that the daemon takes as one request each."""
+    page: list[str] = []
+    size = 0
+    for path in map(os.fsdecode, paths):
+        length = len(json.dumps(path))
+        if page and size + length > _PAGE_BYTES:
+            yield page
+            page, size = [], 0
+        page.append(path)
+        size += length + 2
+    if page:
+        yield page

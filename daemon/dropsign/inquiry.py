@@ -10,7 +10,7 @@ from dropsign import __version__, rows, schema
 from dropsign.config import Configuration
 from dropsign.control import Control
 from dropsign.errors import OutboxError, UnreachableError
-from dropsign.model import State
+from dropsign.model import Entry, State
 from dropsign.status import describe, from_journal
 from dropsign.units import unit_of
 
@@ -77,10 +77,15 @@ class Inquiry:
             UnreachableError: as for `status`.
             JournalError: as for `status`.
         """
-        control = self._control if self.running_status() is not None else None
-        for start in range(0, len(paths), _PAGE):
-            page = paths[start : start + _PAGE]
-            yield from self._read(page) if control is None else control.lookup(page)
+        pages = [paths[start : start + _PAGE] for start in range(0, len(paths), _PAGE)]
+        if self._control is not None and self.running_status() is not None:
+            for page in pages:
+                yield from self._control.lookup(page)
+            return
+        with schema.reading(self._journal) as connection:
+            for page in pages:
+                known = rows.lookup(connection, page)
+                yield from (_record(path, known.get(path)) for path in page)
 
     def files(self, state: str, limit: int) -> list[dict[str, Any]]:
         """Return files in one state: failed and refused ones the last first.
@@ -91,20 +96,10 @@ class Inquiry:
         """
         if self._control is not None and self.running_status() is not None:
             return self._control.files(state, limit)
-        connection = schema.connect(self._journal, read_only=True)
-        try:
+        with schema.reading(self._journal) as connection:
             return [describe(entry) for entry in rows.entries(connection, State(state), limit)]
-        finally:
-            connection.close()
 
-    def _read(self, paths: Sequence[bytes]) -> list[dict[str, Any]]:
-        connection = schema.connect(self._journal, read_only=True)
-        try:
-            known = rows.lookup(connection, paths)
-        finally:
-            connection.close()
-        nothing = {"state": None}
-        return [
-            {**(describe(known[path]) if path in known else nothing), "path": os.fsdecode(path), "settling": False}
-            for path in paths
-        ]
+
+def _record(path: bytes, known: Entry | None) -> dict[str, Any]:
+    found = {"state": None} if known is None else describe(known)
+    return {**found, "path": os.fsdecode(path), "settling": False}

@@ -28,7 +28,7 @@ class Report:
         self.throughput = Throughput(time.monotonic())
         self.signing = Durations()
         self.drop_to_sign = Durations()
-        self._unreadable: set[tuple[bytes, str]] = set()
+        self._unreadable: dict[bytes, set[str]] = {}
         self._closed_directories: set[bytes] = set()
         self._signed = metrics.files.labels(outcome="signed")
         self._requests = {"signed": metrics.requests.labels(result="signed")}
@@ -73,11 +73,10 @@ class Report:
     def deferred(self, drop: Drop, reason: str, error: str, seconds: float) -> None:
         """See parts.Observer; that a file cannot be read is said once."""
         self._count("deferred")
-        known = (drop.path, reason)
-        if known in self._unreadable:
+        if reason in self._unreadable.get(drop.path, ()):
             return
         if not drop.attempts:
-            self._unreadable.add(known)
+            self._unreadable.setdefault(drop.path, set()).add(reason)
         self._log.warning(
             "file.deferred",
             path=path_text(drop.path),
@@ -183,5 +182,4 @@ class Report:
         self.metrics.files.labels(outcome=outcome).inc()
 
     def _forgive(self, path: bytes) -> None:
-        if self._unreadable:
-            self._unreadable = {known for known in self._unreadable if known[0] != path}
+        self._unreadable.pop(path, None)

@@ -120,8 +120,13 @@ UPSERT: Final = """
         sign_inode = excluded.sign_inode, sign_ctime_ns = excluded.sign_ctime_ns"""
 
 
-def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(path: Path | None, *, read_only: bool = False, thorough: bool = True) -> sqlite3.Connection:
     """Open a journal, creating or migrating it unless it is only to be read.
+
+    Args:
+        path: of the database; None for one in memory.
+        read_only: it is only to be read.
+        thorough: look for damage first, which takes up to two seconds.
 
     Raises:
         JournalError: it cannot be opened, is no journal, is damaged, is newer than this program, or is older and only
@@ -134,6 +139,9 @@ def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection
         connection = sqlite3.connect(name, uri=True, isolation_level=None, check_same_thread=False)
         try:
             _prepare(connection, path, read_only=read_only)
+            if thorough:
+                _look_for_damage(connection)
+            connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
         except BaseException:
             connection.close()
             raise
@@ -141,13 +149,17 @@ def connect(path: Path | None, *, read_only: bool = False) -> sqlite3.Connection
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path, *, thorough: bool = False) -> Iterator[sqlite3.Connection]:
     """Open a journal for somebody who only reads, and close it again.
+
+    Args:
+        path: of the database.
+        thorough: as for `connect`; without it, damage shows where it is met.
 
     Raises:
         JournalError: there is none, or it cannot be read.
     """
-    connection = connect(path, read_only=True)
+    connection = connect(path, read_only=True, thorough=thorough)
     try:
         with explained(path):
             yield connection
@@ -188,8 +200,6 @@ def _prepare(connection: sqlite3.Connection, path: Path | None, *, read_only: bo
         _migrate(connection)
         connection.execute("BEGIN IMMEDIATE")  # whoever holds it now is to be named now
         connection.execute("ROLLBACK")
-    _look_for_damage(connection)
-    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
 
 
 def _look_for_damage(connection: sqlite3.Connection) -> None:

@@ -67,7 +67,7 @@ def from_journal(path: Path, version: str, outbox: str, unit: str, now: float) -
     Raises:
         JournalError: there is none, or it cannot be read.
     """
-    with schema.reading(path) as connection:
+    with schema.reading(path, thorough=True) as connection:
         counts = schema.counts(connection)
         oldest = schema.oldest_waiting(connection)
     return Status(
