@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +15,7 @@ from typing import Final
 import pytest
 
 from dropsign.model import Fingerprint
+from tests.conftest import require_part
 from tests.support import evidence
 from tests.support.evidence import Evidence, Row
 from tests.support.powercut import TRACED, Call, Change, Disk, File, parse
@@ -310,3 +313,29 @@ def lay_out(made: Recording, disk: Disk, at: int, chance: Random) -> None:
             path.write_bytes(file.some(at, chance))
             if path.suffix == ".sign" and not box.is_signed(path.with_suffix("")):
                 os.utime(path, (0, 0))  # it was made before its file's present version
+
+
+_WITHDRAW: Final = """
+import os, sys
+from pathlib import Path
+from dropsign.outbox import Outbox
+outbox = Outbox(Path(sys.argv[1]))
+outbox.withdraw([b"d%d/f%d" % (number % 20, number) for number in range(40)])
+"""
+
+
+def test_withdrawals_from_many_directories_last(tmp_path: Path) -> None:
+    """Whatever number of directories the files of a group lie in: each one's withdrawals are fsynced."""
+    root, trace = tmp_path / "outbox", tmp_path / "trace"
+    signs = [root / f"d{number % 20}" / f"f{number}.sign" for number in range(40)]
+    for sign in signs:
+        sign.parent.mkdir(parents=True, exist_ok=True)
+        sign.write_bytes(b"stale")
+    command = [require_part("strace"), "-f", "-y", "-q", "-xx", "-s", "4096", "-e", f"trace={TRACED}", "-o", str(trace)]
+    subprocess.run([*command, sys.executable, "-c", _WITHDRAW, str(root)], check=True)
+    with trace.open() as lines:
+        calls = parse(lines)
+    disk = Disk(calls, os.fsencode(root))
+    end = max(call.start for call in calls) + 1
+    assert [disk.files(os.fsencode(sign), end) for sign in signs] == [[None]] * len(signs)
+    assert len(disk.entries) == len(signs)

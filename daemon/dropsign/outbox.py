@@ -19,10 +19,10 @@ import hashlib
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Final
 
@@ -180,20 +180,28 @@ class Outbox(Root):
             return found
 
     def withdraw(self, paths: Sequence[bytes]) -> list[bytes]:
-        """Remove stale FILE.sign, for good; return those drops that had one."""
-        withdrawn, touched = [], set()
+        """Remove stale FILE.sign, for good as far as the disk lets us; return those drops that had one."""
+        withdrawn: list[bytes] = []
         with self.directories() as opened:
-            for path in paths:
-                with suppress(OSError):
-                    directory, name = opened.of(path)
-                    os.unlink(name + SIGN_SUFFIX, dir_fd=directory)
-                    reach("withdrawn")
-                    withdrawn.append(path)
-                    touched.add(directory)
-            for directory in touched:
-                with suppress(OSError):
-                    os.fsync(directory)
-                    reach("withdrawal_synced")
+            for _, group in groupby(sorted(paths, key=os.path.dirname), key=os.path.dirname):
+                withdrawn += self._withdraw_beside(opened, group)
+        return withdrawn
+
+    @staticmethod
+    def _withdraw_beside(opened: Directories, paths: Iterable[bytes]) -> list[bytes]:
+        """Do so in one directory; its descriptor is good for as long as no other is asked for."""
+        withdrawn, touched = [], None
+        for path in paths:
+            with suppress(OSError):
+                directory, name = opened.of(path)
+                os.unlink(name + SIGN_SUFFIX, dir_fd=directory)
+                reach("withdrawn")
+                withdrawn.append(path)
+                touched = directory
+        if touched is not None:
+            with suppress(OSError):
+                os.fsync(touched)
+                reach("withdrawal_synced")
         return withdrawn
 
     def publish(self, group: Sequence[Publication]) -> list[Stamp | Exception | None]:
