@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from dropsign.admission import is_stale, precedes_change
@@ -54,7 +55,7 @@ class Withdrawal:
         self._parts = parts
         self._settling = settling
         self._surveyor = surveyor
-        self._fresh: list[bytes] = []
+        self._fresh: dict[bytes, None] = {}  # in the order of the first notice, each once
 
     @property
     def is_due(self) -> bool:
@@ -63,7 +64,7 @@ class Withdrawal:
 
     def notice(self, path: bytes) -> None:
         """Have a restless path looked at."""
-        self._fresh.append(path)
+        self._fresh[path] = None
 
     async def look(self) -> None:
         """Look at what is new, but for what is due soon anyway."""
@@ -86,7 +87,7 @@ class Withdrawal:
                 if not self._parts.gate.holds("journal"):
                     continue
                 if not looked:  # what was due soon, or is due, was not looked at
-                    self._fresh = self._settling.paths()
+                    self._fresh = dict.fromkeys(self._settling.paths())
                     looked = True
                 while self._fresh and not lookup.done():
                     await self._look_meanwhile(self._next())
@@ -104,7 +105,9 @@ class Withdrawal:
         await self._withdraw_stale([look for look in looks if precedes_change(look)], known)
 
     def _next(self) -> list[bytes]:
-        some, self._fresh = self._fresh[:GROUP], self._fresh[GROUP:]
+        some = list(islice(self._fresh, GROUP))
+        for path in some:
+            del self._fresh[path]
         return some
 
     async def _withdraw_stale(self, looks: Sequence[Look], known: Mapping[bytes, Entry]) -> None:
