@@ -25,6 +25,10 @@ UNPUBLISHABLE: Final = "unpublishable"
 """Why a drop rests whose signature is in the history, but could not be written beside it."""
 
 
+UNREADABLE: Final = "unreadable"
+"""Why a drop rests whose content could not be read."""
+
+
 class Verdict(StrEnum):
     """What to do about a path that has come to rest."""
 
@@ -55,7 +59,33 @@ def judge(look: Look, entry: Entry | None, *, republish_missing: bool) -> Verdic
         if entry.state is not State.SIGNED or is_in_place(look.stamp, entry.stamp, republish_missing=republish_missing):
             return Verdict.NOTHING
         return Verdict.EXAMINE
-    return Verdict.EXAMINE if may_be_signed(entry, look.fingerprint) else Verdict.ADMIT
+    return Verdict.EXAMINE if _is_to_be_read(look, entry) else Verdict.ADMIT
+
+
+def insist(verdict: Verdict, look: Look, entry: Entry | None, *, force: bool) -> Verdict:
+    """Decide about a path that somebody asked for: what was given up is taken up again.
+
+    Args:
+        verdict: what is to be done about it if nobody asks.
+        look: how it is now.
+        entry: what the journal knows.
+        force: sign it again, whatever is known.
+    """
+    if look.fingerprint is None or look.refusal is not None:
+        return verdict
+    if force:
+        return Verdict.ADMIT
+    if verdict is not Verdict.NOTHING or entry is None or not is_given_up(entry):
+        return verdict
+    is_signed = is_unpublished(entry) or (is_unread(entry) and _is_to_be_read(look, entry))
+    return Verdict.EXAMINE if is_signed else Verdict.ADMIT
+
+
+def _is_to_be_read(look: Look, entry: Entry) -> bool:
+    """Tell whether only its content can show if a version is signed: by us, or by a FILE.sign never held against it."""
+    assert look.fingerprint is not None, "what is read is there"
+    is_foreign = is_unread(entry) and entry.signature_id is None and look.sign_mtime_ns is not None
+    return is_foreign or may_be_signed(entry, look.fingerprint)
 
 
 def is_in_place(found: Stamp | None, recorded: Stamp | None, *, republish_missing: bool) -> bool:
@@ -90,7 +120,7 @@ def is_stale(look: Look, entry: Entry | None, *, written: bool) -> bool:
     """
     return (
         entry is not None
-        and entry.state is State.SIGNED
+        and (entry.state is State.SIGNED or (is_unread(entry) and entry.signature_id is not None))
         and look.fingerprint is not None
         and look.sign_mtime_ns is not None
         and entry.fingerprint != look.fingerprint
@@ -146,6 +176,11 @@ def refusal_of(status: os.stat_result, name: bytes, max_bytes: float) -> str | N
 def is_unpublished(entry: Entry) -> bool:
     """Tell whether a drop's signature is at hand, and only has to be written beside it."""
     return entry.state is State.DEFERRED and entry.reason == UNPUBLISHABLE and entry.signature_id is not None
+
+
+def is_unread(entry: Entry) -> bool:
+    """Tell whether a drop's content could not be read, so that a FILE.sign beside it may or may not be its own."""
+    return entry.state is State.DEFERRED and entry.reason == UNREADABLE
 
 
 def is_given_up(entry: Entry | None) -> bool:

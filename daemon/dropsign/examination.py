@@ -4,14 +4,14 @@ import asyncio
 import time
 from typing import Final
 
-from dropsign.admission import UNPUBLISHABLE, is_adoptable
+from dropsign.admission import UNPUBLISHABLE, UNREADABLE, is_adoptable
 from dropsign.failpoints import reach
 from dropsign.model import Drop, Entry, Look, Signature, Stamp, State
 from dropsign.outbox import Publication
 from dropsign.parts import MISSING, OVERWRITTEN, Parts
 
-REPUBLISH_SECONDS: Final = 30.0
-"""After this time at the latest, a signature that could not be written is tried to be written again."""
+RETRY_SECONDS: Final = 30.0
+"""After this time, a signature that could not be written, or a file that could not be read, is tried again."""
 
 
 class Examiner:
@@ -85,7 +85,7 @@ class Examiner:
             try:
                 stamp = await parts.publish(Publication(look.path, fingerprint, signature.text))
             except OSError as error:
-                self._defer_publishing(Drop(look.path, fingerprint), error)
+                self._defer(look, UNPUBLISHABLE, f"cannot write beside it: {error.strerror}")
                 return True
             reach("republished")
             self._tell_republished(look)
@@ -99,13 +99,17 @@ class Examiner:
             self._parts.contention.mended(look.path, time.monotonic())
             self._parts.observer.republished(look.path, OVERWRITTEN)
 
-    def _defer_publishing(self, drop: Drop, error: OSError) -> None:
-        """Leave a signature that cannot be put beside its file to a later time.
+    def defer_reading(self, look: Look, error: OSError) -> None:
+        """Leave a file that cannot be read, and the FILE.sign that may be its own, to a later time."""
+        self._defer(look, UNREADABLE, f"cannot be read: {error.strerror or error}")
+
+    def _defer(self, look: Look, reason: str, text: str) -> None:
+        """Have a file rest.
 
         Should the process die between the two records, the drop is queued, and signed again at worst.
         """
-        text = f"cannot write beside it: {error.strerror}"
-        drop.ticket = self._parts.journal.next_ticket()
+        assert look.fingerprint is not None, "what is examined is there"
+        drop = Drop(look.path, look.fingerprint, ticket=self._parts.journal.next_ticket())
         self._parts.journal.queue(drop)  # whatever it was before: only what is queued can be deferred
-        self._parts.journal.defer(drop, time.time() + REPUBLISH_SECONDS, UNPUBLISHABLE, text)
-        self._parts.observer.deferred(drop, UNPUBLISHABLE, text, REPUBLISH_SECONDS)
+        self._parts.journal.defer(drop, time.time() + RETRY_SECONDS, reason, text)
+        self._parts.observer.deferred(drop, reason, text, RETRY_SECONDS)

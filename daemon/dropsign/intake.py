@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from dropsign.admission import Verdict, doubted, is_given_up, is_unpublished, judge
+from dropsign.admission import Verdict, doubted, insist, is_unpublished, is_unread, judge
 from dropsign.directory import MovedOnError
 from dropsign.examination import Examiner
 from dropsign.failpoints import reach
@@ -62,7 +62,7 @@ class Intake:
         self._examined: dict[bytes, asyncio.Task[None]] = {}
         self._examiner = Examiner(parts)
         self._examining = asyncio.Semaphore(EXAMINED_AT_ONCE)
-        self._forced: set[bytes] = set()
+        self._wishes: dict[bytes, bool] = {}  # asked for while they settle; true: to be signed in any case
         self._deciding = asyncio.Lock()  # from a look to its decisions, so that none rests on what was before another
         self._missed: dict[bytes, tuple[Notice, ...]] = {}
         self._wake = asyncio.Event()
@@ -103,7 +103,8 @@ class Intake:
         now = time.monotonic()
         for path, fingerprint in findings:
             if not self.filters.accepts(path):
-                forgotten.append(path)
+                if not self._is_owned(path):  # its owner is to record what becomes of it
+                    forgotten.append(path)
             elif path not in self.settling:
                 self.notice(path, Notice.FOUND)
                 if fingerprint is not None:
@@ -132,19 +133,25 @@ class Intake:
                 else:
                     self.requeue(entry)
 
-    def requeue(self, entry: Entry, attempts: int = 0) -> None:
-        """Queue one failed or deferred drop again, at the end."""
+    def requeue(self, entry: Entry, attempts: int = 0) -> bool:
+        """Take up one failed or deferred drop again, at the queue's end; return False if it has an owner already."""
         if self._is_owned(entry.path) or entry.path in self.settling:  # restless: taken when it rests
-            return
+            return False
+        if not self.filters.accepts(entry.path):
+            self._parts.journal.forget([entry.path])
+            return True
+        if is_unread(entry):  # a FILE.sign may lie beside it
+            return self._notice_wish(entry.path, force=False)
         self._withdraw_note(entry)
         if is_unpublished(entry):  # its signature is at hand; the service is not asked again
             self._begin_examination(Look(entry.path, entry.fingerprint), entry, found=False)
-            return
+            return True
         drop = Drop(entry.path, entry.fingerprint, attempts, time.time(), self._parts.journal.next_ticket())
         drop.failures = int(entry.reason != CHANGED)
         self._parts.journal.queue(drop)
         reach("retried")
         self._parts.queue.put(drop)
+        return True
 
     async def take_in(self, paths: Sequence[bytes], *, force: bool = False) -> None:
         """Decide about paths at once that nobody writes to; those that somebody writes to are settled first.
@@ -159,23 +166,24 @@ class Intake:
     async def _take_in(self, paths: Sequence[bytes], *, force: bool) -> None:
         looks, known = await self._survey(paths)
         for path in set(paths) - {look.path for look in looks}:
-            self._parts.observer.refused(path, "unreadable")
+            self._parts.observer.unseen(path)
         for look in looks:
-            entry = known.get(look.path)
             young = look.fingerprint is not None and is_young(look.fingerprint, time.time())
             if self._is_owned(look.path):
                 self._miss(look.path, Notice.ASKED)
             elif look.writer is not False or young or look.path in self.settling:
-                self.notice(look.path, Notice.FOUND)
-                if force:
-                    self._forced.add(look.path)
-            elif not force and entry is not None and entry.fingerprint == look.fingerprint and is_unpublished(entry):
-                self.requeue(entry)
-            elif look.fingerprint is not None and look.refusal is None and (force or is_given_up(entry)):
-                self._withdraw_note(entry)
-                await self._admit(look, entry, found=False)
+                self._notice_wish(look.path, force=force)
             else:
-                await self._decide(look, entry, found=False)
+                self._wishes[look.path] = force
+                await self._decide(look, known.get(look.path), found=False)
+
+    def _notice_wish(self, path: bytes, *, force: bool) -> bool:
+        """Have a path settle, and remember that somebody asks for it; return whether that was possible."""
+        self.notice(path, Notice.FOUND)
+        if path not in self.settling:
+            return False
+        self._wishes[path] = force
+        return True
 
     # The loop
 
@@ -222,14 +230,18 @@ class Intake:
 
     async def _look_closely(self, paths: Sequence[bytes]) -> None:
         """Look at paths whose quiet time has passed, and decide about those that rest."""
+        asked = time.monotonic()
         looks, known = await self._survey(paths)
         now, wall = time.monotonic(), time.time()
-        missing = set(paths) - {look.path for look in looks}
-        for path in missing:  # could not be looked at: a directory without permission, an I/O error
-            self.settling.drop(path)
-        for look in looks:
-            restless = self.settling.get(look.path)
-            if restless is None or restless.due > now:  # a notice came since
+        seen = {look.path: look for look in looks}
+        for path in paths:
+            restless = self.settling.get(path)
+            if restless is None or restless.due > asked:  # a notice came since, and the look may be older than it
+                continue
+            if (look := seen.get(path)) is None:  # a directory without permission, an I/O error
+                self.settling.drop(path)
+                self._wishes.pop(path, None)
+                self._parts.observer.unseen(path)
                 continue
             if look.fingerprint is None or look.refusal is not None:
                 self.settling.drop(look.path)
@@ -260,9 +272,8 @@ class Intake:
             return
         reach("settled")
         verdict = judge(look, entry, republish_missing=self._republish_missing)
-        if path in self._forced:
-            self._forced.discard(path)
-            verdict = Verdict.ADMIT if verdict in {Verdict.NOTHING, Verdict.EXAMINE} else verdict
+        if (force := self._wishes.pop(path, None)) is not None:
+            verdict = insist(verdict, look, entry, force=force)
         if verdict is not Verdict.NOTHING:
             self._withdraw_note(entry)
         match verdict:
@@ -319,17 +330,21 @@ class Intake:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
             self._parts.observer.defect(error)
-        self.released(path, moved_on=isinstance(error, MovedOnError))
+        self.released(path, moved_on=False)
 
     async def _examine(self, look: Look, entry: Entry | None, *, found: bool) -> None:
         """Read a file's content to tell whether its FILE.sign, or the journal's, is the one of this version."""
         async with self._examining:
             try:
-                done = await (self._examiner.adopt(look) if entry is None else self._examiner.keep(look, entry))
+                if entry is None or entry.signature_id is None:
+                    done = await self._examiner.adopt(look)
+                else:
+                    done = await self._examiner.keep(look, entry)
             except MovedOnError:
                 self._missed.setdefault(look.path, (Notice.FOUND,))
                 return
-            except OSError:  # it cannot be read: the pool will say so
-                done = False
+            except OSError as error:
+                self._examiner.defer_reading(look, error)
+                return
             if not done:
                 await self._admit(look, entry, found=found)

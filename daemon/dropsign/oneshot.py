@@ -310,6 +310,10 @@ class _Progress:
         """See parts.Observer."""
         self.end(path, "refused", reason)
 
+    def unseen(self, path: bytes) -> None:
+        """See parts.Observer."""
+        self.end(path, "failed", "cannot be looked at: its directory cannot be searched")
+
     def changed(self, path: bytes) -> None:
         """See parts.Observer."""
 

@@ -49,6 +49,9 @@ class Observer(Protocol):
     def refused(self, path: bytes, reason: str) -> None:
         """The file can't be signed for what it is."""
 
+    def unseen(self, path: bytes) -> None:
+        """A path could not be looked at, as its directory cannot be searched; nothing is concluded from that."""
+
     def changed(self, path: bytes) -> None:
         """A file changed that is signed or being signed."""
 

@@ -31,6 +31,9 @@ from dropsign.worker import LONGEST_DEFERRAL_SECONDS, Pool
 FLUSH_SECONDS = 5.0
 """How long a stop waits for the journal's last commit."""
 
+_PAGE = 256
+"""Deferred drops looked through at first."""
+
 PUBLISHED_AT_ONCE = 128
 """Signatures written in one group; see outbox.Outbox.publish."""
 
@@ -121,10 +124,19 @@ class Pipeline:
             self.gate.hold(trouble.reason, f"{self.parts.journal.path}: {trouble.text}", by="journal")
 
     async def requeue_rested(self) -> float | None:
-        """Queue deferred drops whose time has come; return the seconds until the next one's."""
-        now = time.time()
-        for entry in await self.parts.journal.rested(now, now + LONGEST_DEFERRAL_SECONDS, 256):
-            self.intake.requeue(entry, entry.attempts)
+        """Queue deferred drops whose time has come.
+
+        Returns:
+            The seconds until the next one's; None where none rests, or all whose time has come are restless.
+        """
+        now, limit = time.time(), _PAGE
+        while True:
+            page = await self.parts.journal.rested(now, now + LONGEST_DEFERRAL_SECONDS, limit)
+            if not page or [entry for entry in page if self.intake.requeue(entry, entry.attempts)]:
+                break
+            if len(page) < limit:
+                return None
+            limit *= 4  # restless, or being read, all of them: they must not keep the others waiting
         following = await self.parts.journal.next_rested()
         return None if following is None else max(0.0, following - now)
 

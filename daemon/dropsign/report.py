@@ -98,6 +98,9 @@ class Report:
         self._count("refused")
         self._log.warning("file.refused", path=path_text(path), reason=reason)
 
+    def unseen(self, path: bytes) -> None:
+        """See parts.Observer; a scan names the directory."""
+
     def changed(self, path: bytes) -> None:
         """See parts.Observer."""
         self._count("changed")

@@ -113,7 +113,7 @@ class Scan:
         if self.tally.complete:
             prefixes = tuple(top + b"/" if top else b"" for top in tops)
             for directory in set(known_directories) - visited:
-                if directory.startswith(prefixes) and self._is_gone(directory):
+                if directory.startswith(prefixes) and (not self._is_entered(directory) or self._is_gone(directory)):
                     self._gone(directory, self._known(directory))
         self._flush()
         return self.tally
@@ -196,6 +196,9 @@ class Scan:
                 reach("leftover_found")
                 os.unlink(name, dir_fd=fd)
                 reach("leftover_removed")
+
+    def _is_entered(self, directory: bytes) -> bool:
+        return not directory or self._filters.enters(directory)
 
     def _is_gone(self, directory: bytes) -> bool:
         try:

@@ -14,7 +14,7 @@ from itertools import count
 from random import Random
 from typing import Final, Protocol
 
-from dropsign.admission import UNPUBLISHABLE
+from dropsign.admission import UNPUBLISHABLE, UNREADABLE
 from dropsign.backoff import full_jitter
 from dropsign.config import Service
 from dropsign.descriptors import SHORTAGE
@@ -305,7 +305,7 @@ class Pool:
         self._parts.queue.put(again)
 
     def _unreadable(self, drop: Drop, error: OSError) -> None:
-        self._defer(drop, "unreadable", f"cannot be read: {error.strerror or error}", _DEFERRAL_TRIES)
+        self._defer(drop, UNREADABLE, f"cannot be read: {error.strerror or error}", _DEFERRAL_TRIES)
 
     def _defer(self, drop: Drop, reason: str, text: str, tries: int, *, told: bool = False) -> None:
         """Have a drop rest; say so, unless the gate has told why already."""
@@ -338,6 +338,8 @@ class Pool:
             parts.journal.obtained(drop, signature)
             reach("outdated")
             parts.observer.changed(drop.path)
+            # Should it be the same version after all, as where its directory was away, the signature is at hand.
+            parts.journal.defer(drop, time.time() + _CHANGED_SECONDS, UNPUBLISHABLE, "moved on before it was published")
         except OSError as error:
             parts.journal.obtained(drop, signature)
             told = unwritable_reason(error) is not None
