@@ -4,7 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from dropsign.admission import Verdict, doubted, is_adoptable, is_stale, judge, may_be_signed
+from dropsign.admission import (
+    UNPUBLISHABLE,
+    UNREADABLE,
+    Verdict,
+    doubted,
+    insist,
+    is_adoptable,
+    is_stale,
+    judge,
+    may_be_signed,
+)
 from dropsign.model import Entry, Fingerprint, Look, Notice, Stamp, State
 
 NOW = Fingerprint(1, 2, 30, 400, 500)
@@ -74,6 +84,47 @@ def test_what_somebody_was_heard_to_write_is_examined_whatever_its_stamp() -> No
         assert judge(look(), doubted(None, notice), republish_missing=False) is Verdict.ADMIT
 
 
+def resting(reason: str, *, number: int | None = 7) -> Entry:
+    return replace(entry(State.DEFERRED, number=number), reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("seen", "known", "asked", "forced"),
+    [
+        pytest.param(look(None), None, Verdict.NOTHING, Verdict.NOTHING, id="gone-unknown"),
+        pytest.param(look(None), entry(), Verdict.FORGET, Verdict.FORGET, id="gone-signed"),
+        pytest.param(look(refusal="fifo"), entry(State.REFUSED), Verdict.NOTHING, Verdict.NOTHING, id="fifo"),
+        pytest.param(look(sign=1), entry(), Verdict.NOTHING, Verdict.ADMIT, id="signed"),
+        pytest.param(look(sign=1), None, Verdict.EXAMINE, Verdict.ADMIT, id="foreign"),
+        pytest.param(look(), entry(State.QUEUED), Verdict.NOTHING, Verdict.ADMIT, id="queued"),
+        pytest.param(look(), entry(State.FAILED), Verdict.ADMIT, Verdict.ADMIT, id="failed"),
+        pytest.param(look(), resting("null"), Verdict.ADMIT, Verdict.ADMIT, id="deferred"),
+        pytest.param(look(), resting(UNPUBLISHABLE), Verdict.EXAMINE, Verdict.ADMIT, id="signature-at-hand"),
+        pytest.param(look(), resting(UNREADABLE, number=None), Verdict.ADMIT, Verdict.ADMIT, id="unread"),
+        pytest.param(
+            look(sign=1), resting(UNREADABLE, number=None), Verdict.EXAMINE, Verdict.ADMIT, id="foreign-unread"
+        ),
+        pytest.param(look(sign=1), resting(UNREADABLE), Verdict.EXAMINE, Verdict.ADMIT, id="unread-ours"),
+    ],
+)
+def test_verdict_on_what_somebody_asks_for(seen: Look, known: Entry | None, asked: Verdict, forced: Verdict) -> None:
+    """What was given up is taken up; by force, all that is there and may be signed."""
+    verdict = judge(seen, known, republish_missing=True)
+    assert insist(verdict, seen, known, force=False) is asked
+    assert insist(verdict, seen, known, force=True) is forced
+
+
+def test_what_could_not_be_read_is_examined_when_it_changes() -> None:
+    """A FILE.sign beside it may be its own; but not ours, where the size is another than what was signed."""
+    for number, seen, verdict in (
+        (None, look(TOUCHED, sign=1), Verdict.EXAMINE),
+        (None, look(TOUCHED), Verdict.ADMIT),
+        (7, look(TOUCHED, sign=1), Verdict.EXAMINE),
+        (7, look(GROWN, sign=1), Verdict.ADMIT),
+    ):
+        assert judge(seen, resting(UNREADABLE, number=number), republish_missing=True) is verdict
+
+
 def test_missing_signature_stays_missing_if_so_configured() -> None:
     """With republish_missing = false, a FILE.sign that someone removed is not put back."""
     assert judge(look(), entry(), republish_missing=False) is Verdict.NOTHING
@@ -100,6 +151,8 @@ def test_only_content_of_the_same_size_can_be_the_one_signed() -> None:
         pytest.param(look(None, sign=1), entry(), True, False, id="gone-its-signature-is-left-alone"),
         pytest.param(look(GROWN, sign=1), None, True, False, id="unknown"),
         pytest.param(look(GROWN, sign=1), entry(State.QUEUED), True, False, id="not-signed"),
+        pytest.param(look(TOUCHED, sign=1), resting(UNREADABLE), True, True, id="ours-unread-and-written"),
+        pytest.param(look(GROWN, sign=1), resting(UNREADABLE, number=None), True, False, id="foreign"),
     ],
 )
 def test_stale_before_it_settles(seen: Look, known: Entry | None, written: bool, stale: bool) -> None:

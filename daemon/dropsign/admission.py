@@ -84,7 +84,8 @@ def insist(verdict: Verdict, look: Look, entry: Entry | None, *, force: bool) ->
 def _is_to_be_read(look: Look, entry: Entry) -> bool:
     """Tell whether only its content can show if a version is signed: by us, or by a FILE.sign never held against it."""
     assert look.fingerprint is not None, "what is read is there"
-    return may_be_signed(entry, look.fingerprint) or (is_unread(entry) and look.sign_mtime_ns is not None)
+    is_foreign = is_unread(entry) and entry.signature_id is None and look.sign_mtime_ns is not None
+    return is_foreign or may_be_signed(entry, look.fingerprint)
 
 
 def is_in_place(found: Stamp | None, recorded: Stamp | None, *, republish_missing: bool) -> bool:
@@ -119,7 +120,7 @@ def is_stale(look: Look, entry: Entry | None, *, written: bool) -> bool:
     """
     return (
         entry is not None
-        and entry.state is State.SIGNED
+        and (entry.state is State.SIGNED or (is_unread(entry) and entry.signature_id is not None))
         and look.fingerprint is not None
         and look.sign_mtime_ns is not None
         and entry.fingerprint != look.fingerprint
