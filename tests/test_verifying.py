@@ -131,7 +131,7 @@ def test_ed25519_keeps_to_its_memory(box: Sandbox) -> None:
     public = box.directory / "signing.pub.pem"
     public.write_bytes(public_pem(key))
     box.configure("verify", key=str(public), scheme="ed25519")
-    box.configure("service", memory_mib=1)
+    box.configure("service", memory_mib=1, attempts=1000)
     streamed = [box.drop(f"streamed{number}", b"%d" % number + bytes(300_000)) for number in range(6)]
     fits, too_large = box.drop("fits", bytes(1024**2)), box.drop("too large", bytes(1024**2 + 1))
     box.sign_of(fits).write_bytes(base64.b64encode(key.sign(bytes(1024**2))))
