@@ -1,18 +1,16 @@
-"""What comes near a running daemon: file systems mounted below its outbox, another daemon, and what speaks no HTTP."""
+"""What comes near a running daemon: file systems mounted below its outbox, and what speaks no HTTP."""
 
 import json
 import os
 import socket
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
 from tests.support.faults import small_disk
-from tests.support.sandbox import Sandbox, dropsign, free_port, wait_until
+from tests.support.sandbox import Sandbox, free_port, wait_until
 
 PATIENCE = 60
 
@@ -32,36 +30,6 @@ def test_file_system_mounted_below_the_outbox(box: Sandbox) -> None:
     box.wait_signed(*[box.drop(f"below/{number}", b"below %d" % number) for number in range(3)])
     assert box.is_signed(before)
     assert box.times_signed().total() == 9, "what was covered is not asked for again"
-
-
-def _start_of_another(box: Sandbox, outbox: Path) -> CompletedProcess[str]:
-    """Start a daemon on another outbox, with a journal and a socket of its own, that is to be refused."""
-    text = box.config.read_text()
-    for old, new in ((box.outbox, outbox), (box.journal, box.directory / "other.db"), (box.socket, "other.sock")):
-        text = text.replace(f'"{old}"', f'"{new}"')
-    other = box.directory / "other.toml"
-    other.write_text(text)
-    return dropsign("--config", other, "run")
-
-
-def test_outboxes_that_meet(box: Sandbox) -> None:
-    """The same directory by a link, one within it, and one around it: refused at once, in one line that says why."""
-    link, inner = box.directory / "link", box.outbox / "inner" / "most"
-    link.symlink_to(box.outbox)
-    inner.mkdir(parents=True)
-    box.start_daemon()
-    expected = {
-        link: f"another dropsign works on {link}",
-        inner: f"{inner} lies within {box.outbox}, which another dropsign works on",
-        box.directory: f"another dropsign works on a directory within {box.directory}",
-    }
-    for outbox, said in expected.items():
-        done = _start_of_another(box, outbox)
-        assert done.returncode == 2, done
-        (line,) = done.stderr.splitlines()
-        assert said in line
-    box.wait_signed(box.drop("still"))
-    assert box.stop_daemon() == 0
 
 
 def _answer(family: int, address: Any, data: bytes) -> bytes:

@@ -112,7 +112,6 @@ class Daemon:
             max_bytes=int(configuration.outbox.max_file_mib * 1024 * 1024),
         )
         outbox.lock()
-        outbox.lock_above()
         journal = Journal(
             configuration.journal.path,
             on_trouble=partial(self._in_loop, loop, self._on_journal_trouble),

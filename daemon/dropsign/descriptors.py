@@ -6,9 +6,8 @@ from typing import Final
 
 from dropsign.errors import ConfigurationError, is_shortage
 
-RESERVED: Final = 52
-"""Descriptors for all but requests: loop, journal, watcher, control socket and who asks there, directories,
-those above the outbox among them."""
+RESERVED: Final = 44
+"""Descriptors for all but requests: loop, journal, watcher, control socket and who asks there, directories."""
 
 SHORTAGE: Final = "too many open files; raise the limit: LimitNOFILE= in the unit, or ulimit -n"
 

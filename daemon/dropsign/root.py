@@ -2,9 +2,7 @@
 
 import fcntl
 import os
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
 
 from dropsign.directory import DIRECTORY, mount_point
 from dropsign.errors import OutboxError, OutboxLockedError
@@ -27,9 +25,6 @@ def is_locked(root: Path) -> bool:
     return False
 
 
-_APART: Final = "outboxes must not lie within one another: see docs/several-outboxes.md"
-
-
 class Root:
     """A directory that is kept open, whatever becomes of its path."""
 
@@ -41,7 +36,6 @@ class Root:
         """
         self.root = root
         self._fd = self._open_root()
-        self._above: list[int] = []
         self._place = self._find()
 
     def _find(self) -> tuple[bytes, bytes]:
@@ -75,40 +69,11 @@ class Root:
         """
         self._lock(self._fd)
 
-    def lock_above(self) -> None:
-        """Keep daemons off all directories above this one until this one ends: they would sign what is ours, too.
-
-        The lock is shared by all whose outboxes lie below, and a daemon's own outbox is its alone: so whoever comes
-        second is refused, be it the outer or the inner one. What may not be read cannot be locked.
-
-        Raises:
-            OutboxLockedError: one has an outbox that this one lies in.
-        """
-        path, above = None, Path(os.path.realpath(self.root)).parent
-        while path != above:
-            path, above = above, above.parent
-            try:
-                fd = os.open(path, DIRECTORY)
-            except OSError:
-                continue
-            self._above.append(fd)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                msg = f"outbox.path: {self.root} lies within {path}, which another dropsign works on; {_APART}"
-                raise OutboxLockedError(msg) from None
-            except OSError:  # a file system without locks
-                continue
-
     def _lock(self, fd: int) -> None:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             msg = f"outbox.path: another dropsign works on {self.root}; stop it first, or ask it: dropsign status"
-            with suppress(OSError):
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                fcntl.flock(fd, fcntl.LOCK_UN)
-                msg = f"outbox.path: another dropsign works on a directory within {self.root}; {_APART}"
             raise OutboxLockedError(msg) from None
         except OSError:  # a file system without locks: the journal's lock has to do
             return
@@ -154,6 +119,5 @@ class Root:
         self._place = self._find()
 
     def close(self) -> None:
-        """Let go of the directory and its locks."""
-        for fd in (self._fd, *self._above):
-            os.close(fd)
+        """Let go of the directory and its lock."""
+        os.close(self._fd)
