@@ -57,7 +57,6 @@ def test_thousands_of_hostile_files(box: Sandbox) -> None:
         assert [request for request in peer.requests() if request["status"] != 200] == []
         assert box.status()["failed"] == box.status()["refused"] == 0
         assert not box.events("gate.closed")
-        assert box.events("file.changed"), "some were rewritten while they were being signed"
         assert box.stop_daemon() == 0
     assert not list(staging.iterdir())
 
