@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ DROPS = 60
 
 
 @pytest.fixture
-def kept(machine: None, tmp_path: Path) -> Installed:  # noqa: ARG001 - it must be there
+def kept(machine: None, tmp_path: Path) -> Iterator[Installed]:  # noqa: ARG001 - it must be there
     """Give the service on disks that outlast the machine."""
     disk = Path(os.environ["DROPSIGN_DISK"])
     for name, place in (("state", "/var/lib/dropsign"), ("outbox", "/srv/dropsign/outbox")):
@@ -24,7 +25,8 @@ def kept(machine: None, tmp_path: Path) -> Installed:  # noqa: ARG001 - it must 
         subprocess.run(["mount", "--bind", disk / name, place], check=True)
     made = Installed(tmp_path, site=Site(disk / "site"))
     made.set_up()
-    return made
+    yield made
+    made.stop_service()  # what is ours; the daemon's end is the machine's
 
 
 def content(number: int) -> bytes:
