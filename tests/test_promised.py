@@ -101,3 +101,17 @@ def test_requests_keep_to_their_memory(box: Sandbox) -> None:
 
     wait_until(all_signed, 60, "the signatures")
     assert max(seen) <= 2
+
+
+@pytest.mark.slow
+def test_an_outage_is_summed_up_once_a_minute(box: Sandbox) -> None:
+    """While the gate is closed a line a minute says why, since when, and how many files wait."""
+    box.start_daemon()
+    box.stop_service()
+    paths = [box.drop(f"f{number}", b"%d" % number) for number in range(5)]
+    wait_until(lambda: box.events("gate.closed"), what="the gate's closing")
+    wait_until(lambda: box.events("gate.waiting"), 90, "the summary")
+    told = box.events("gate.waiting")[0]
+    assert (told["reason"], told["waiting"]) == ("unreachable", len(paths))
+    assert told["seconds"] >= 59
+    assert len(box.events("gate.closed")) == 1

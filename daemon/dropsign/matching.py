@@ -38,19 +38,15 @@ class Records:
 
     def given_up(self, path: bytes) -> str | None:
         """Say why a file will not be signed unless somebody does something; None if it may be."""
-        record = self._records.get(path)
-        if record is None or record["settling"] or record["state"] not in {State.FAILED, State.REFUSED}:
-            return None
-        if record["fingerprint"] != _fingerprint(path):
+        record = self._of_this_version(path)
+        if record is None or record["state"] not in {State.FAILED, State.REFUSED}:
             return None
         return f"{record['state']}: {': '.join(filter(None, (record['reason'], record['error'])))}"
 
     def cause(self, path: bytes) -> str | None:
         """Say why a file that waits has no signature that matches; None where nothing more is known than that."""
-        record = self._records.get(path)
-        if record is None or record["settling"] or record["state"] not in {State.DEFERRED, State.SIGNED}:
-            return None
-        if record["fingerprint"] != _fingerprint(path):
+        record = self._of_this_version(path)
+        if record is None or record["state"] not in {State.DEFERRED, State.SIGNED}:
             return None
         if record["state"] == State.DEFERRED:
             return f"deferred: {record['reason']}: {record['error']}"
@@ -60,6 +56,13 @@ class Records:
         if os.path.lexists(sign):
             return "somebody wrote over its FILE.sign, which a scan puts back; at once: dropsign sign FILE"
         return None
+
+    def _of_this_version(self, path: bytes) -> dict[str, Any] | None:
+        """Return what is known of a file that rests, if that is about its present version."""
+        record = self._records.get(path)
+        if record is None or record["state"] is None or record["settling"]:
+            return None
+        return record if record["fingerprint"] == _fingerprint(path) else None
 
     def fits(self, path: bytes, file: BinaryIO, signature: Signature) -> bool:  # noqa: ARG002 - as for a key
         """Tell whether a signature is the recorded one, and made for just this content."""
